@@ -1,0 +1,584 @@
+"""The laws, held against closed forms and against networks that are simulated here, in a few lines of NumPy.
+
+A measured mean or variance is compared with the law by z, its distance in standard errors (of a variance: from the
+measured fourth moment); a measured share with a probability by the binomial standard error. A true law passes |z| < 4
+in all but 6e-5 of comparisons; seeds are fixed, so that it passes always.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from numpy.typing import NDArray
+from scipy import special, stats
+
+from skipscope.errors import InputError
+from skipscope.spec import Gains, Head, Layer, Order, Spec, Stage, Stem
+from skipscope.theory import (
+    LAWS,
+    CotangentKind,
+    Factor,
+    LogLaw,
+    Prediction,
+    fixed_cotangent_growth,
+    increment,
+    laws,
+)
+
+Array = NDArray[np.float64]
+UNKNOWN: Any = "one"
+LEVELS = np.array([0.001, 0.05, 0.25, 0.5, 0.75, 0.95, 0.999])
+
+
+def z_mean(logs: Array, mean: float) -> float:
+    return float((logs.mean() - mean) / (logs.std() / math.sqrt(logs.size)))
+
+
+def z_variance(logs: Array, variance: float) -> float:
+    squares = (logs - logs.mean()) ** 2
+    return float((squares.mean() - variance) / (squares.std() / math.sqrt(logs.size)))
+
+
+def z_share(hits: Array, probability: float) -> float:
+    return float((hits.mean() - probability) / math.sqrt(probability * (1.0 - probability) / hits.size))
+
+
+def transform(weight: Array, vectors: Array) -> Array:
+    """One vector for each of the networks along the leading axis."""
+    products: Array = np.matmul(weight, vectors[..., None])[..., 0]
+    return products
+
+
+def squared(vectors: Array) -> Array:
+    sums: Array = np.sum(vectors**2, axis=-1)
+    return sums
+
+
+# ------------------------------------------------------------------------------------------------------- closed forms
+
+
+@pytest.mark.parametrize(
+    ("n", "mean", "asymptotic_mean", "variance", "asymptotic_variance"),
+    [
+        (8, -0.39878, -0.3125, 1.24699, 0.625),
+        (16, -0.17640, -0.15625, 0.41959, 0.3125),
+        (32, -0.08254, -0.07812, 0.17750, 0.15625),
+        (64, -0.04011, -0.03906, 0.08300, 0.07812),
+        (128, -0.01979, -0.01953, 0.04023, 0.03906),
+        (512, -0.00490, -0.00488, 0.00984, 0.00977),
+    ],
+)
+def test_increment_has_the_moments_of_the_table(n, mean, asymptotic_mean, variance, asymptotic_variance):
+    law = increment(n, 2 / n)
+
+    printed = 0.5e-5 + 1e-12  # five digits behind the point
+    assert law.mean == pytest.approx(mean, abs=printed)
+    assert law.variance == pytest.approx(variance, abs=printed)
+    assert law.asymptotic_mean == pytest.approx(asymptotic_mean, abs=printed)
+    assert law.asymptotic_variance == pytest.approx(asymptotic_variance, abs=printed)
+
+
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+@pytest.mark.parametrize("n", [64, 512, 4096])
+def test_the_asymptotic_moments_are_the_exact_ones_to_first_order(n, activation):
+    law = increment(n, 3.0, activation)
+
+    # The next order is a few times 1/n^2.
+    assert law.asymptotic_mean == pytest.approx(law.mean, abs=8 / n**2)
+    assert law.asymptotic_variance == pytest.approx(law.variance, abs=25 / n**2)
+
+
+def test_a_share_has_the_asymptotic_moments_that_remain():
+    share = Factor("share", 4096)
+
+    assert share.asymptotic_mean == pytest.approx(share.mean, abs=8 / 4096**2)
+    assert share.asymptotic_variance == pytest.approx(share.variance, abs=25 / 4096**2)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 16, 512])
+def test_quantiles_of_a_linear_layer_are_those_of_chi2(n):
+    law = increment(n, 0.3, "linear")
+
+    expected = np.log(0.3 * stats.chi2.ppf(LEVELS, n))
+    np.testing.assert_allclose(law.quantiles(LEVELS), expected, rtol=0, atol=1e-8 * law.variance**0.5)
+
+
+def binomial_mixture(x: Array, n: int) -> Array:
+    """P(chi2_K <= x), K ~ Bin(n, 1/2) given K >= 1."""
+    k = np.arange(1, n + 1)
+    weights = stats.binom.pmf(k, n, 0.5) / (1.0 - 0.5**n)
+    return weights @ stats.chi2.cdf(x[None, :], k[:, None])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 16, 512])
+def test_quantiles_of_a_relu_layer_are_those_of_the_binomial_mixture(n):
+    found = np.exp(increment(n, 1.0).quantiles(LEVELS))
+
+    np.testing.assert_allclose(binomial_mixture(found, n), LEVELS, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 16, 512])
+def test_a_share_of_chi2_is_a_relu_layer(n):
+    law = LogLaw(0.0, ((Factor("linear", n), 1), (Factor("share", n), 1)))
+    layer = increment(n, 1.0)
+
+    assert law.mean == pytest.approx(layer.mean, abs=1e-12)
+    assert law.variance == pytest.approx(layer.variance, rel=1e-9)
+    np.testing.assert_allclose(law.quantiles(LEVELS), layer.quantiles(LEVELS), rtol=0, atol=1e-8)
+
+
+def test_a_share_that_can_be_whole_is_resolved():
+    # Two gates: with probability 1/3 both open, the share 1; else it is Beta(1/2, 1/2). Behind them a wide layer, whose
+    # chi2 is so narrow that the jump at 1 is nearly one. The integral over the Beta is a midpoint rule in its angle.
+    found = np.exp(LogLaw(0.0, ((Factor("linear", 1000), 1), (Factor("share", 2), 1))).quantiles(LEVELS))
+
+    angles = (np.arange(200_000) + 0.5) / 200_000 * math.pi / 2
+    halved = np.array([stats.chi2.cdf(x / np.sin(angles) ** 2, 1000).mean() for x in found])
+    np.testing.assert_allclose(stats.chi2.cdf(found, 1000) / 3 + halved * 2 / 3, LEVELS, rtol=0, atol=1e-9)
+
+
+def test_quantiles_of_two_layers_are_those_of_a_product_of_exponentials():
+    # chi2_2 is 2 Exp(1), and P(E1 E2 <= x) = 1 - 2 sqrt(x) K_1(2 sqrt(x)).
+    found = increment(2, 0.5, "linear").repeated(2).quantiles(LEVELS)
+
+    root = np.exp(found / 2.0)
+    np.testing.assert_allclose(1.0 - 2.0 * root * special.k1(2.0 * root), LEVELS, rtol=0, atol=1e-9)
+
+
+def test_quantiles_of_a_thousand_layers(rng):
+    samples, depth, n = 10_000, 1000, 16
+    logs = np.zeros(samples)
+    for _ in range(depth):
+        logs += np.log(2 / n * rng.chisquare(np.maximum(rng.binomial(n, 0.5, samples), 1)))  # K = 0: 0.02 % of layers
+    law = increment(n, 2 / n).repeated(depth)
+
+    # Counting a dead layer as one open gate is 1.5e-5 of layers off: 0.1 of a standard error.
+    assert abs(z_mean(logs, law.mean)) < 4
+    for level, quantile in zip(LEVELS, law.quantiles(LEVELS), strict=True):
+        assert abs(z_share(logs < quantile, level)) < 4
+
+
+def test_laws_add():
+    one, other = increment(8, 0.25), increment(5, 0.3, "linear")
+
+    both = one + other + one
+
+    assert both == one.repeated(2) + other
+    assert both.mean == pytest.approx(2 * one.mean + other.mean, rel=1e-13)
+    assert both.variance == pytest.approx(2 * one.variance + other.variance, rel=1e-13)
+    assert both.death == pytest.approx(1 - (1 - 2**-8) ** 2, rel=1e-12)
+    assert one.repeated(0) == LogLaw()
+    np.testing.assert_array_equal(LogLaw(0.7).quantiles([0.1, 0.9]), [0.7, 0.7])
+
+
+# ------------------------------------------------------------------------------------------- the law, by simulation
+
+
+@pytest.fixture(scope="module")
+def increments() -> Array:
+    """ln(||a_out||^2/||a_in||^2) of 300,000 layers of 36 units: 10,000 He networks, 30 layers deep.
+
+    The mean is -0.0729 and the standard deviation 0.394, so its standard error is 0.00072: 5 % of the mean are 5.07
+    standard errors, and 5 % of the variance 16.
+    """
+    n, networks, depth = 36, 1000, 30
+    rng = np.random.default_rng(36)
+    found = []
+    for _ in range(10):
+        a = rng.standard_normal((networks, n))
+        for _ in range(depth):
+            out = np.maximum(transform(rng.standard_normal((networks, n, n)) * math.sqrt(2 / n), a), 0.0)
+            found.append(np.log(squared(out) / squared(a)))
+            a = out
+    return np.concatenate(found)
+
+
+def test_increment_is_what_networks_do(increments):
+    law = increment(36, 2 / 36)
+
+    assert abs(z_mean(increments, law.mean)) < 3
+    assert abs(z_variance(increments, law.variance)) < 3
+    for level, quantile in zip(LEVELS, law.quantiles(LEVELS), strict=True):
+        assert abs(z_share(increments < quantile, level)) < 4
+
+
+@pytest.mark.parametrize("factor", [0.95, 1.05])
+def test_a_law_that_is_five_percent_off_would_be_noticed(increments, factor):
+    law = increment(36, 2 / 36)
+
+    assert abs(z_mean(increments, factor * law.mean)) > 3
+    assert abs(z_variance(increments, factor * law.variance)) > 3
+
+
+def test_the_asymptotic_law_would_be_noticed(increments):
+    law = increment(36, 2 / 36)
+
+    assert abs(z_mean(increments, law.asymptotic_mean)) > 3
+    assert abs(z_variance(increments, law.asymptotic_variance)) > 3
+
+
+def gains_of_a_chain(n: int, relu_layers: int, linear_layers: int, networks: int, rng) -> dict[str, Array]:
+    """ln of the squared gain of square He networks: of the activations, of J u (u fixed), of J^T v (v Gaussian)."""
+    a, u = rng.standard_normal((networks, n)), np.tile(np.arange(1.0, n + 1.0), (networks, 1))
+    start, passed = {"forward": squared(a), "tangent": squared(u)}, []
+    for layer in range(relu_layers + linear_layers):
+        relu = layer < relu_layers
+        weight = rng.standard_normal((networks, n, n)) * math.sqrt((2 if relu else 1) / n)
+        z = transform(weight, a)
+        gate = (z > 0) if relu else np.ones_like(z)
+        a, u = gate * z, gate * transform(weight, u)
+        passed.append((weight, gate))
+    v = rng.standard_normal((networks, n))
+    start["backward"] = squared(v)
+    for weight, gate in reversed(passed):
+        v = transform(weight.swapaxes(1, 2), gate * v)
+    end = {"forward": squared(a), "tangent": squared(u), "backward": squared(v)}
+    alive = end["forward"] > 0
+    return {name: np.log(end[name][alive] / start[name][alive]) for name in end}
+
+
+@pytest.mark.parametrize(
+    ("n", "relu_layers", "linear_layers", "mean", "variance", "networks"),
+    [
+        (16, 10, 0, -1.764, 4.196, 4000),
+        (16, 40, 0, -7.056, 16.78, 4000),
+        (128, 10, 0, -0.198, 0.402, 400),
+        (32, 7, 1, -0.609, 1.307, 3000),
+    ],
+)
+def test_chains_follow_the_law_in_all_three_directions(n, relu_layers, linear_layers, mean, variance, networks, rng):
+    law = increment(n, 2 / n).repeated(relu_layers) + increment(n, 1 / n, "linear").repeated(linear_layers)
+    assert law.mean == pytest.approx(mean, abs=1e-3)
+    assert law.variance == pytest.approx(variance, abs=6e-3)
+
+    for logs in gains_of_a_chain(n, relu_layers, linear_layers, networks, rng).values():
+        assert abs(z_mean(logs, law.mean)) < 4
+        assert abs(z_variance(logs, law.variance)) < 4
+
+
+# ----------------------------------------------------------------------------------------------------- spec by site
+
+
+VARIANCES = {
+    "he": lambda layer: 2 / layer.fan_in,
+    "xavier": lambda layer: 2 / (layer.fan_in + layer.fan_out),
+    "lecun": lambda layer: 1 / layer.fan_in,
+}
+
+
+class Simulation:
+    """Networks of a plain spec, each with its own weights, input and cotangent; squared norms by site.
+
+    What is done forward leaves behind, in `undo`, what is done backward.
+    """
+
+    def __init__(self, spec: Spec, networks: int, rng, cotangent: str = "gaussian"):
+        self.spec, self.networks, self.rng = spec, networks, rng
+        self.undo: list[tuple[str, Any]] = []
+        self.forward: dict[str, Array] = {}
+        self.backward: dict[str, Array] = {}
+        self.a = rng.standard_normal((networks, spec.stem.features))
+        first = squared(self.a)
+        self._run_forward()
+        v = rng.standard_normal(self.a.shape) if cotangent == "gaussian" else np.ones(self.a.shape)
+        self._run_backward(v)
+        self.forward = {site: square / first for site, square in self.forward.items()}
+        self.backward = {site: square / squared(v) for site, square in self.backward.items()}
+
+    def _run_forward(self) -> None:
+        self._site("input")
+        self._layer(self.spec.stem_layer)
+        for block in self.spec.body:
+            for layer in block.layers:
+                self._layer(layer)
+            self.a = block.branch_gain * self.a
+            self.undo.append(("gain", block.branch_gain))
+            self._activate(block.activation)
+            self._site(block.site)
+        if self.spec.pre_activation:
+            self._activate(self.spec.stages[-1].activation)
+            self._site("final")
+        self._layer(self.spec.head_layer)
+
+    def _layer(self, layer: Layer) -> None:
+        if layer.first == "norm":
+            self._activate(layer.activation)
+        shape = (self.networks, layer.fan_out, layer.fan_in)
+        weight = self.rng.standard_normal(shape) * math.sqrt(VARIANCES[self.spec.init](layer))
+        self.a = transform(weight, self.a)
+        self.undo.append(("weight", weight))
+        if layer.first == "affine":
+            self._activate(layer.activation)
+        self._site(layer.site)
+
+    def _activate(self, activation: str) -> None:
+        if activation == "relu":
+            self.undo.append(("gate", self.a > 0))
+            self.a = np.maximum(self.a, 0.0)
+
+    def _site(self, site: str) -> None:
+        self.undo.append(("site", site))
+        self.forward[site] = squared(self.a)
+
+    def _run_backward(self, g: Array) -> None:
+        for what, value in reversed(self.undo):
+            if what == "site":
+                self.backward[value] = squared(g)
+            elif what == "weight":
+                g = transform(value.swapaxes(1, 2), g)
+            else:
+                g = value * g
+
+
+def plain(**fields: Any) -> Spec:
+    return Spec.dense(**{"features": 16, "width": 36, "blocks": 1, "layers": 1, "shortcut": "none", **fields})
+
+
+def funnel(order: Order, **fields: Any) -> Spec:
+    """Two stages of different widths and orders, narrow enough for layers to die."""
+    stages = (
+        Stage(blocks=1, width=9, layers=2, shortcut="none", order=order, gains=Gains(branch=0.5)),
+        Stage(blocks=2, width=6, layers=1, shortcut="none", gains=Gains(branch="1/sqrt(L)")),
+    )
+    return Spec(stem=Stem(features=5, width=7), stages=stages, head=Head(features=4, activation="relu"), **fields)
+
+
+SIMULATED: dict[str, tuple[Spec, CotangentKind, int]] = {
+    "linear head": (plain(), "gaussian", 16_000),
+    "relu head": (plain(output="relu"), "gaussian", 16_000),
+    "linear head, ones": (plain(width=12), "ones", 30_000),
+    "before-add, xavier": (funnel("before-add", init="xavier", bias=True), "gaussian", 30_000),
+    "after-add": (funnel("after-add"), "gaussian", 30_000),
+    "pre-activation between others": (funnel("pre-activation"), "gaussian", 30_000),
+    "pre-activation, lecun": (plain(width=10, layers=3, order="pre-activation", init="lecun"), "gaussian", 30_000),
+    "after-add at the end": (plain(width=8, layers=2, blocks=2, order="after-add", outputs=1), "gaussian", 30_000),
+    "shortcut gain 0": (plain(features=8, width=8, shortcut="identity", shortcut_gain=0), "gaussian", 30_000),
+    "linear": (plain(width=6, activation="linear", blocks=2), "gaussian", 30_000),
+    "no blocks": (plain(width=9, blocks=0, output="relu"), "gaussian", 30_000),
+}
+
+
+def disagreements(row: dict[str, Any], squares: Array) -> Iterator[str]:
+    """What of a row of a prediction the simulated squared gains contradict, at |z| >= 4."""
+    scores = {}
+    living = squares[squares > 0]
+    if 0 < row["dead"] < 1:
+        scores["dead"] = z_share(squares == 0, row["dead"])
+    elif row["dead"] == 0 and living.size < squares.size:
+        scores["dead"] = math.inf
+    logs = np.log(living)
+    if row["log_variance"] == 0:
+        scores["log_mean"] = 0.0 if np.allclose(logs, row["log_mean"], rtol=0, atol=1e-12) else math.inf
+    else:
+        scores["log_mean"] = z_mean(logs, row["log_mean"])
+        scores["log_variance"] = z_variance(logs, row["log_variance"])
+        for name, level in {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}.items():
+            scores[name] = z_share(living < row[name] ** 2, level)
+    yield from (f"{row['site']}: {name} {row[name]:.4f} (z {z:.1f})" for name, z in scores.items() if abs(z) >= 4)
+
+
+@pytest.mark.parametrize("case", SIMULATED)
+def test_every_site_follows_the_law(case):
+    spec, cotangent, networks = SIMULATED[case]
+    forward, backward = laws(spec, cotangent=cotangent)
+    assert forward.holds, forward.refusal
+    assert backward.holds, backward.refusal
+
+    simulation = Simulation(spec, networks, np.random.default_rng(list(SIMULATED).index(case)), cotangent)
+
+    assert ["input", *forward.table["site"]] == list(simulation.forward)
+    assert list(backward.table["site"]) == list(reversed(simulation.backward))
+    for prediction, measured in ((forward, simulation.forward), (backward, simulation.backward)):
+        rows = prediction.table.rows(named=True)
+        assert not [each for row in rows for each in disagreements(row, measured[row["site"]])]
+
+
+def test_disagreements_are_noticed(rng):
+    # 16,000 samples: an error of 5 % of the variance is 4.5 standard errors of a Gaussian's, one of 10 % twice that.
+    row = laws(plain())[0].table.row(1, named=True)
+    squares = Simulation(plain(), 16_000, rng).forward[row["site"]]
+
+    assert not list(disagreements(row, squares))
+    assert list(disagreements(row | {"log_variance": 1.1 * row["log_variance"]}, squares))
+    assert list(disagreements(row | {"log_mean": row["log_mean"] + 0.03}, squares))
+    assert list(disagreements(row | {"q50": 1.02 * row["q50"]}, squares))
+    assert list(disagreements(row | {"dead": 0.01}, squares))
+
+
+def test_the_cotangent_itself_is_exact():
+    table = laws(plain(output="relu"))[1].table
+
+    head = table.row(by_predicate=pl.col("site") == "head", named=True)
+    numbers = {name: value for name, value in head.items() if isinstance(value, float)}
+    gains = {"q05", "q25", "q50", "q75", "q95"}
+    assert numbers == {name: 1.0 if name in gains else 0.0 for name in numbers}
+
+
+def test_forward_and_backward_mirror_each_other():
+    # From end to end the same factors: with equal widths outside and a ReLU head both gains have one law.
+    forward, backward = laws(plain(blocks=5, output="relu"))
+
+    ends = [
+        forward.table.row(by_predicate=pl.col("site") == "head", named=True),
+        backward.table.row(by_predicate=pl.col("site") == "input", named=True),
+    ]
+    for name in ("log_mean", "log_variance", "asymptotic_log_mean", "asymptotic_log_variance", "q05", "q95", "dead"):
+        assert ends[0][name] == pytest.approx(ends[1][name], rel=1e-9)
+
+
+def test_a_spec_of_a_thousand_blocks_has_a_law_at_every_site():
+    spec = plain(features=16, width=16, blocks=1000, output="relu")
+
+    for prediction in laws(spec):
+        assert prediction.table.null_count().sum_horizontal().item() == 0
+        assert prediction.table.select(pl.col(pl.Float64).is_finite().all()).row(0) == (True,) * 10
+        assert prediction.table.select(pl.col("q05") <= pl.col("q25"), pl.col("q25") <= pl.col("q50")).to_numpy().all()
+        blocks = prediction.table.filter(pl.col("site").str.ends_with("layer1"))["log_mean"]
+        # Between inner sites lies one layer of 16 units, whichever the direction.
+        np.testing.assert_allclose(np.abs(np.diff(blocks)), 0.17640, rtol=0, atol=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------- refusals
+
+
+def residual_norm() -> Spec:
+    return Spec.dense(width=8, blocks=2, norm="layer", init="torch")
+
+
+@pytest.mark.parametrize(
+    ("spec", "setting", "sentence"),
+    [
+        (Spec.dense(width=8, blocks=2), {}, "There are shortcuts in stage 1: the law is about plain networks"),
+        (plain(norm="batch"), {}, "There is a batch norm in stage 1: the law is about networks without"),
+        (plain(norm="layer"), {}, "There is a layer norm in the stem: the law is about networks without"),
+        (plain(activation="tanh"), {}, "The activation in stage 1 is tanh: the law needs relu or linear."),
+        (plain(activation="tanh"), {}, "The activation in the stem is tanh: the law needs relu or linear."),
+        (plain(output="tanh"), {}, "The activation in the head is tanh: the law needs relu or linear."),
+        (plain(init="torch"), {}, "uniform weights follow it only asymptotically"),
+        (plain(init="torch", bias=True), {}, "the exact law needs Gaussian weights and biases of zero"),
+        (
+            Spec.dense(width=8, blocks=2, shortcut_gain=0, branch_gain=0),
+            {},
+            "The branch gain in stage 1 is 0: the law needs gains above 0.",
+        ),
+        (plain(branch_gain=-0.5), {}, "The branch gain in stage 1 is -0.5: the law needs gains above 0."),
+        (
+            Spec.dense(width=8, blocks=2, shortcut_gain=0, branch_gain="zero"),
+            {},
+            "The branch gain in stage 1 is learned and starts at 0: without a shortcut nothing passes.",
+        ),
+        (plain(), {"batch": 8}, "over a batch of 8 samples"),
+    ],
+)
+def test_where_a_condition_fails_both_laws_say_which(spec, setting, sentence):
+    for prediction in laws(spec, **setting):
+        assert not prediction.holds
+        assert sentence in prediction.refusal
+        assert prediction.table.is_empty()
+
+
+def test_a_refusal_names_every_reason():
+    (refusal, _) = (prediction.refusal for prediction in laws(residual_norm(), batch=4))
+
+    assert refusal.count(":") == 5
+    for reason in ("norm in the stem", "norm in stage 1", "shortcuts in stage 1", "uniform", "batch of 4"):
+        assert reason in refusal
+
+
+def test_ones_under_a_relu_output_are_refused_backward_alone():
+    forward, backward = laws(plain(output="relu"), cotangent="ones")
+
+    assert forward.holds
+    assert "the gates are correlated with the activations" in backward.refusal
+    assert "needs a Gaussian cotangent or a linear output" in backward.refusal
+    # And rightly: what the Gaussian law says there is far from what happens.
+    squares = Simulation(plain(output="relu"), 4000, np.random.default_rng(1), "ones").backward["stem"]
+    row = laws(plain(output="relu"))[1].table.row(by_predicate=pl.col("site") == "stem", named=True)
+    assert z_mean(np.log(squares), row["log_mean"]) > 20
+
+
+def test_refused_or_not_a_table_has_the_same_columns():
+    holds, refused = laws(plain())[0], laws(plain(init="torch"))[0]
+
+    assert isinstance(holds, Prediction)
+    assert holds.table.schema == refused.table.schema
+    assert set(holds.table["quantity"]) == {"forward_gain"}
+
+
+def test_laws_are_told_apart_and_sourced():
+    assert len({law.name for law in LAWS}) == len(LAWS)
+    for law in LAWS:
+        assert "\n" not in law.statement
+        assert "arXiv:" in law.source
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: laws(plain(), cotangent=UNKNOWN), "cotangent must be one of 'gaussian', 'ones'; got 'one'."),
+        (lambda: laws(plain(), batch=0), "batch must be at least 1; got 0."),
+        (lambda: increment(0, 1.0), "width must be at least 1; got 0."),
+        (lambda: increment(4, 0.0), "variance must be above 0"),
+        (lambda: increment(4, 0.5, "tanh"), "activation must be one of 'relu', 'linear'; got 'tanh'."),
+        (lambda: increment(4, 0.5).quantiles([0.5, 1.0]), "levels must be numbers strictly between 0 and 1"),
+        (lambda: increment(4, 0.5).quantiles([math.nan]), "levels must be numbers strictly between 0 and 1"),
+        (lambda: LogLaw(0.0, ((Factor("share", 4), 1),)).quantiles(0.5), "factors must contain one of kind"),
+        (lambda: increment(4, 0.5).repeated(-1), "times must be at least 0; got -1."),
+        (lambda: fixed_cotangent_growth([], 3), "cotangent must be a vector of finite numbers"),
+        (lambda: fixed_cotangent_growth([1.0, math.inf], 3), "cotangent must be a vector of finite numbers"),
+        (lambda: fixed_cotangent_growth([1.0], 0), "depth must be at least 1; got 0."),
+    ],
+)
+def test_errors_name_the_parameter(call, message):
+    with pytest.raises(InputError) as error:
+        call()
+
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------- fixed cotangents
+
+
+ONES = np.ones(16)
+ONE_HOT = np.eye(16)[3]
+SIGNS = np.tile([1.0, -1.0], 8)
+
+
+@pytest.mark.parametrize(
+    ("cotangent", "after"),
+    [(ONES, {1: 1.298, 5: 3.151, 10: 4.429}), (ONE_HOT, {1: 1.0, 5: 1.0, 10: 1.0}), (SIGNS, {1: 0.980, 5: 0.857})],
+)
+def test_fixed_cotangents_grow_as_tabled(cotangent, after):
+    growth = fixed_cotangent_growth(cotangent, 10) / squared(cotangent)
+
+    assert {k: growth[k - 1] for k in after} == pytest.approx(after, abs=0.0006)
+
+
+def test_fixed_cotangents_grow_to_their_limits():
+    ones, signs = (fixed_cotangent_growth(v, 400)[-1] / 16 for v in (ONES, SIGNS))
+
+    assert ones == pytest.approx(1 + 15 / math.pi, rel=1e-12)
+    assert signs == pytest.approx(1 - 1 / math.pi, rel=1e-12)
+
+
+@pytest.mark.parametrize("cotangent", [ONES, ONE_HOT, SIGNS, np.arange(16.0)])
+def test_fixed_cotangents_grow_as_networks_do(cotangent, rng):
+    # 20,000 networks give the mean after 5 layers to 1 to 2 %.
+    n, depth, networks = 16, 5, 20_000
+    passed, a = [], rng.standard_normal((networks, n))
+    for _ in range(depth):
+        weight = rng.standard_normal((networks, n, n)) * math.sqrt(2 / n)
+        z = transform(weight, a)
+        passed.append((weight, z > 0))
+        a = np.maximum(z, 0.0)
+    g, growth = np.tile(cotangent, (networks, 1)), fixed_cotangent_growth(cotangent, depth)
+
+    for (weight, gate), expected in zip(reversed(passed), growth, strict=True):
+        g = transform(weight.swapaxes(1, 2), gate * g)
+        assert abs(z_mean(squared(g), expected)) < 4
