@@ -1,0 +1,590 @@
+"""The waist: `Readings`, the tidy table that probes write and that summaries, findings and charts read.
+
+Three tables and a note: `rows` has one measured value a row, `cells` one row a network that was measured (what it is,
+and the study's factors), `sites` one row a place in such a network; `meta` says where all of it comes from. Undefined
+is no row, so a NaN or an infinity always means that something overflowed. A key comes once.
+
+On disk they are one Parquet file that any Parquet reader can open, the two small tables and `meta` in its metadata.
+Equal readings with equal `meta` give equal files, in whatever order they were gathered: rows are sorted by key, and
+there is no time stamp. A Parquet parser handed a damaged file may return wrong numbers or even abort the process, so
+the file carries a checksum of itself, which is compared before anything is parsed.
+
+This module imports Polars, the errors and the files, and nothing of what stands left or right of the waist.
+"""
+
+from __future__ import annotations
+
+import difflib
+import html
+import io
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from skipscope.errors import InputError, choose
+from skipscope.files import as_path, check_writable, read_whole, write_whole
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["CELLS", "KEY", "ROWS", "SCHEMA_VERSION", "SITES", "STATUSES", "Readings"]
+
+Schema = dict[str, type[pl.DataType]]
+
+SCHEMA_VERSION = 1
+
+ROWS: Schema = {
+    "cell": pl.String,
+    "seed": pl.Int64,
+    "step": pl.Int64,
+    "site": pl.String,
+    "call": pl.Int64,
+    "quantity": pl.String,
+    "value": pl.Float64,
+}
+KEY = ("cell", "seed", "step", "site", "call", "quantity")
+
+CELLS: Schema = {
+    "cell": pl.String,
+    "spec": pl.String,
+    "study": pl.String,
+    "design": pl.String,
+    "depth": pl.Int64,
+    "width": pl.Int64,
+    "batch": pl.Int64,
+    "cotangent": pl.String,
+    "gain": pl.String,
+    "norm": pl.String,
+    "data": pl.String,
+    "edit": pl.String,
+    "dtype": pl.String,
+}
+
+SITES: Schema = {
+    "cell": pl.String,
+    "site": pl.String,
+    "order": pl.Int64,
+    "depth": pl.Int64,
+    "kind": pl.String,
+    "name": pl.String,
+    "activation": pl.String,
+    "block": pl.Int64,
+    "tied_to": pl.String,
+    "status": pl.String,
+}
+# In order of precedence: a site that was measured in one of two runs of a cell was measured.
+STATUSES = ("measured", "frozen", "no gradient", "not executed", "undefined")
+
+_FACTOR_TYPES: Schema = {"String": pl.String, "Int64": pl.Int64, "Float64": pl.Float64, "Boolean": pl.Boolean}
+_SITE_COLUMNS = {name: f"site_{name}" for name in SITES if name not in ("cell", "site")}  # in the wide table
+
+_FORMAT = "skipscope readings"
+_CHECKSUM = "skipscope checksum"
+# How Parquet's footer (Thrift, compact protocol) stores that key with a value of eight characters. The control
+# characters make the last of such strings unmistakable: after the columns' statistics, which may quote a name that
+# somebody chose, the footer holds only these entries, and the others are JSON and base64, without control characters.
+_SEAL = re.compile(rb"\x18\x12skipscope checksum\x18\x08([0-9a-f]{8})\x00")
+_BLANK = b"00000000"
+_ROW_GROUP = 1 << 20  # fixed, so that the bytes do not depend on the number of threads
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Readings:
+    """Measured values with what they were measured on. Immutable; every method returns new readings.
+
+    Attributes:
+        rows: one measured value a row: columns `ROWS`, of which all but `value` are the key, unique.
+        cells: one row a measured network: columns `CELLS`, `cell` unique. A study may add factors of its own as
+            further columns (String, Int64, Float64 or Boolean); a factor that does not apply is null.
+        sites: one row a place in a network: columns `SITES`, (cell, site) unique, `status` one of `STATUSES`.
+        meta: where the readings come from (versions, command), as text.
+
+    Raises:
+        InputError: a table is not as above; the message names the table and the column.
+    """
+
+    rows: pl.DataFrame
+    cells: pl.DataFrame
+    sites: pl.DataFrame
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rows = _checked("rows", self.rows, ROWS, key=KEY, required=tuple(ROWS))
+        cells = _checked("cells", self.cells, CELLS, key=("cell",), required=("cell",))
+        sites = _checked("sites", self.sites, SITES, key=("cell", "site"), required=tuple(SITES))
+        _check_statuses(sites)
+        _check_known("sites", sites, cells, ("cell",))
+        _check_known("rows", rows, sites, ("cell", "site"))
+        for name, table in (("rows", rows), ("cells", cells), ("sites", sites)):
+            object.__setattr__(self, name, table)
+        object.__setattr__(self, "meta", _checked_meta(self.meta))
+
+    # --------------------------------------------------------------------------------------------------- on disk
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write one Parquet file, whole or not at all.
+
+        Equal readings with equal `meta` give equal bytes under one version of Polars, in whatever order they were
+        gathered.
+
+        Args:
+            path: the file; its name ends in `.parquet`.
+            overwrite: whether a file that is there already may be replaced.
+
+        Raises:
+            InputError: the name ends otherwise, or there is something that must not or cannot be replaced.
+        """
+        target = as_path(path)
+        if target.suffix != ".parquet":
+            raise InputError(
+                f"path must end in '.parquet'; got {str(target)!r}. Use {str(target.with_suffix('.parquet'))!r}, or "
+                "write another format with the table that wide() returns."
+                if target.name
+                else f"path must be a file whose name ends in '.parquet'; got {str(target)!r}."
+            )
+        check_writable(target, overwrite=overwrite)
+        write_whole(target, _seal(self._to_parquet()))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Readings:
+        """The readings that `save` wrote, every bit of every number as it was.
+
+        Raises:
+            InputError: there is no such file, it is damaged, or it is something else; the message says which.
+        """
+        data = read_whole(path)
+        name = str(as_path(path))
+        _check_seal(name, data)
+        noted = pl.read_parquet_metadata(io.BytesIO(data))
+        if noted.get("format") != _FORMAT:
+            raise InputError(f"{name!r} is not a file of readings: load reads what Readings.save wrote.")
+        if noted.get("schema version") != str(SCHEMA_VERSION):
+            raise InputError(
+                f"{name!r} has version {noted.get('schema version')} of the format, and this skipscope reads version "
+                f"{SCHEMA_VERSION}: use the version of skipscope that saved it, or measure again."
+            )
+        try:
+            return cls(
+                rows=pl.read_parquet(io.BytesIO(data)),
+                cells=_from_json(noted["cells"]),
+                sites=_from_json(noted["sites"]),
+                meta=json.loads(noted["meta"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, pl.exceptions.PolarsError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{name!r} does not hold readings as skipscope saves them: {reason}") from error
+
+    def _to_parquet(self) -> bytes:
+        place = self.sites.select("cell", "site", "order")
+        rows = (
+            self.rows.join(place, on=["cell", "site"], how="left")
+            .sort("cell", "seed", "step", "order", "site", "call", "quantity")
+            .drop("order")
+            .rechunk()
+        )
+        noted = {
+            "format": _FORMAT,
+            "schema version": str(SCHEMA_VERSION),
+            "cells": _to_json(self.cells.sort("cell")),
+            "sites": _to_json(self.sites.sort("cell", "order", "site")),
+            "meta": json.dumps(dict(self.meta)),
+            _CHECKSUM: _BLANK.decode(),
+        }
+        stream = io.BytesIO()
+        rows.write_parquet(stream, metadata=noted, row_group_size=_ROW_GROUP)
+        return stream.getvalue()
+
+    # ------------------------------------------------------------------------------------------ parts and unions
+
+    def select(self, **filters: object) -> Readings:
+        """The readings for which every filter holds; without filters, these.
+
+        A filter is a column of `rows` other than `value`, or a factor (a column of `cells` other than `spec`). It takes
+        one value or several of which one must match: `select(design="plain", depth=[10, 20])`. `site` takes shell
+        patterns: `site="stage1.*"`. Filters that match each, but no reading together, give empty readings, because
+        undefined is no row. Cells without a reading left go; so do sites, unless their status says why they have none.
+
+        Raises:
+            InputError: there is no such filter, or a value occurs nowhere; the message lists what there is.
+        """
+        columns = [name for name in (*KEY, *self.cells.columns) if name != "spec"]
+        found: dict[str, list[Any]] = {}
+        for name, wanted in filters.items():
+            choose("filter of select", name, dict.fromkeys(columns))
+            found[name] = _matching(name, wanted, self._values(name))
+        if not found:
+            return self
+        cells = _where(self.cells, found)
+        sites = _where(self.sites, _only(found, "site")).join(cells, on="cell", how="semi", maintain_order="left")
+        rows = _where(self.rows, _only(found, *KEY)).join(sites, on=["cell", "site"], how="semi", maintain_order="left")
+        emptied = sites.filter(pl.col("status") == "measured").join(rows, on=["cell", "site"], how="anti")
+        return Readings(
+            rows=rows,
+            cells=cells.join(rows, on="cell", how="semi", maintain_order="left"),
+            sites=sites.join(rows, on="cell", how="semi", maintain_order="left").join(
+                emptied, on=["cell", "site"], how="anti", maintain_order="left"
+            ),
+            meta=self.meta,
+        )
+
+    def _values(self, name: str) -> list[Any]:
+        """All values of a column that `select` can filter by, in order."""
+        table = self.cells if name in self.cells.columns else self.sites if name == "site" else self.rows
+        values: list[Any] = table[name].unique().sort().to_list()
+        return values
+
+    def __add__(self, other: object) -> Readings:
+        """The union: see `concat`."""
+        return Readings.concat([self, other]) if isinstance(other, Readings) else NotImplemented
+
+    @classmethod
+    def concat(cls, parts: Iterable[Readings]) -> Readings:
+        """The union of any number of readings; of none, empty readings.
+
+        What comes twice, the same to the bit, is kept once (NaN is equal to NaN). A factor that one part lacks is
+        null there. A site whose status differs gets the first of them in the order of `STATUSES`. Notes of `meta` that
+        differ are kept side by side, joined by "; ".
+
+        Raises:
+            InputError: one key with two values, one cell with two descriptions, one factor of two types.
+        """
+        listed = list(parts)
+        for part in listed:
+            if not isinstance(part, Readings):
+                raise InputError(f"parts must be Readings; got {type(part).__name__}.")
+        if not listed:
+            return cls(pl.DataFrame(schema=ROWS), pl.DataFrame(schema=CELLS), pl.DataFrame(schema=SITES))
+        _check_factor_types([part.cells for part in listed])
+        sites = pl.concat([part.sites for part in listed])
+        rank = pl.col("status").cast(pl.Enum(STATUSES))
+        return cls(
+            rows=_once("rows", pl.concat([part.rows for part in listed]), KEY),
+            cells=_once("cells", pl.concat([part.cells for part in listed], how="diagonal"), ("cell",)),
+            sites=_once(
+                "sites",
+                sites.with_columns(rank.min().over("cell", "site").cast(pl.String)),
+                ("cell", "site"),
+            ),
+            meta=_joined_meta([part.meta for part in listed]),
+        )
+
+    def equals(self, other: Readings) -> bool:
+        """Whether the three tables are the same to the bit, in whatever order; `meta` may differ."""
+        pairs = ((self.rows, other.rows), (self.cells, other.cells), (self.sites, other.sites))
+        return all(_same(mine, theirs) for mine, theirs in pairs)
+
+    # ------------------------------------------------------------------------------------------------ for people
+
+    def wide(self) -> pl.DataFrame:
+        """One flat table: every reading with its factors and, as `site_order`, `site_depth` ..., its site's columns."""
+        sites = self.sites.rename(_SITE_COLUMNS)
+        with_factors = self.rows.join(self.cells.drop("spec"), on="cell", how="left", maintain_order="left")
+        return with_factors.join(sites, on=["cell", "site"], how="left", maintain_order="left")
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The table that `wide` returns, for pandas; missing whole numbers become NaN, as pandas has it.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise InputError("Readings.to_pandas needs pandas: pip install 'skipscope[pandas]'.") from None
+        # Column by column through NumPy, because Polars' own way needs PyArrow as well.
+        return pandas.DataFrame({column.name: column.to_numpy() for column in self.wide().get_columns()})
+
+    def __len__(self) -> int:
+        """Number of readings."""
+        return self.rows.height
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return "<Readings: none>"
+        cells, seeds, quantities = (self.rows[name].unique().sort() for name in ("cell", "seed", "quantity"))
+        return (
+            f"<Readings: {_count(len(self), 'reading')} of {_count(len(quantities), 'quantity', 'quantities')} "
+            f"({_listed(quantities.to_list(), most=5)}) in {_count(len(cells), 'cell')} "
+            f"({_listed(cells.to_list(), most=3)}), {_count(len(seeds), 'seed')} "
+            f"({_listed(seeds.to_list(), most=3)})>"
+        )
+
+    def _repr_html_(self) -> str:
+        """How many readings there are of each quantity in each cell; no colours of its own, so it suits any page."""
+        return _html_counts(self.rows, title=f"Readings: {_count(len(self), 'reading')}")
+
+
+# --------------------------------------------------------------------------------------------- what a table must be
+
+
+def _checked(
+    table: str, frame: pl.DataFrame, schema: Schema, *, key: Sequence[str], required: Sequence[str]
+) -> pl.DataFrame:
+    """`frame` with its columns in the schema's order, if it meets the schema; `required` columns have no nulls."""
+    if not isinstance(frame, pl.DataFrame):
+        raise InputError(f"{table} must be a Polars DataFrame; got {type(frame).__name__}.")
+    for name, dtype in schema.items():
+        if name not in frame.columns:
+            raise InputError(
+                f"{table} lacks the column {name!r} ({dtype()}); its columns are {_listed(frame.columns)}."
+            )
+        if frame.schema[name] != dtype:
+            raise InputError(f"column {name!r} of {table} must be {dtype()}; got {frame.schema[name]}. Cast it.")
+    extra = sorted(set(frame.columns) - set(schema))
+    _check_extra(table, frame, extra)
+    frame = frame.select(*schema, *extra)
+    for name in required:
+        if missing := frame[name].null_count():
+            raise InputError(
+                f"column {name!r} of {table} has {_count(missing, 'null')}; every row needs a value (what is undefined "
+                "is left out)."
+            )
+    if (twice := frame.select(key).is_duplicated()).any():
+        first = frame.filter(twice).row(0, named=True)
+        raise InputError(f"{table} has {_named(first, key)} more than once: the key must be unique. Keep one of them.")
+    return _one_nan(frame)
+
+
+def _check_extra(table: str, frame: pl.DataFrame, extra: Sequence[str]) -> None:
+    """Only `cells` may have more columns than its schema: a study's own factors."""
+    if extra and table != "cells":
+        raise InputError(f"{table} has an unknown column {extra[0]!r}: only cells may have more columns, factors.")
+    for name in extra:
+        if name in ROWS or name in _SITE_COLUMNS.values():
+            raise InputError(f"column {name!r} of cells must be called otherwise: the name is taken by another table.")
+        if frame.schema[name] not in _FACTOR_TYPES.values():
+            choices = ", ".join(_FACTOR_TYPES)
+            raise InputError(f"column {name!r} of cells must be one of {choices}; got {frame.schema[name]}. Cast it.")
+
+
+def _one_nan(frame: pl.DataFrame) -> pl.DataFrame:
+    """`frame` with a single bit pattern for NaN: sign and payload differ between processors, and mean nothing."""
+    return frame.with_columns(pl.col(pl.Float64).fill_nan(float("nan")))
+
+
+def _check_statuses(sites: pl.DataFrame) -> None:
+    for status in sites["status"].unique().sort():
+        choose("column 'status' of sites", status, STATUSES)
+
+
+def _check_known(table: str, frame: pl.DataFrame, known: pl.DataFrame, key: Sequence[str]) -> None:
+    """Whatever `frame` speaks of must be in the table that describes it."""
+    stray = frame.select(key).unique().join(known, on=key, how="anti")
+    if not stray.is_empty():
+        described = "cells" if len(key) == 1 else "sites"
+        first = stray.sort(key).row(0, named=True)
+        raise InputError(f"{table} has {_named(first, key)}, which {described} does not describe. Add a row there.")
+
+
+def _checked_meta(meta: object) -> dict[str, str]:
+    if not isinstance(meta, Mapping):
+        raise InputError(f"meta must be a mapping of text to text; got {type(meta).__name__}.")
+    for name, value in meta.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InputError(f"meta must map text to text; got {name!r}: {value!r}. Use str().")
+    return {name: meta[name] for name in sorted(meta)}
+
+
+# ------------------------------------------------------------------------------------------------------------ unions
+
+
+def _as_bits(frame: pl.DataFrame) -> pl.DataFrame:
+    """Floats as their bits: then 0.0 and -0.0 differ, and NaN (of which there is one) equals itself."""
+    return frame.with_columns(pl.col(pl.Float64).reinterpret(dtype=pl.Int64))
+
+
+def _same(mine: pl.DataFrame, theirs: pl.DataFrame) -> bool:
+    """Whether two tables, each with a unique key, have the same rows."""
+    if mine.schema != theirs.schema or mine.height != theirs.height:
+        return False
+    return _as_bits(mine).join(_as_bits(theirs), on=mine.columns, how="anti", nulls_equal=True).is_empty()
+
+
+def _once(table: str, frame: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """`frame` with every key once; rows that share a key must be equal to the bit."""
+    shared = frame.filter(frame.select(key).is_duplicated())
+    distinct = _as_bits(shared).unique()
+    if distinct.height > shared.select(key).unique().height:
+        first = distinct.filter(distinct.select(key).is_duplicated()).sort(key).select(key).head(1)
+        raise InputError(_clash(table, shared.join(first, on=key, how="semi"), key))
+    return frame if shared.is_empty() else frame.unique(subset=key, keep="first", maintain_order=True)
+
+
+def _clash(table: str, rivals: pl.DataFrame, key: Sequence[str]) -> str:
+    """What differs between rows that share a key."""
+    told = {name: rivals[name].unique().sort(nulls_last=True).to_list() for name in rivals.columns if name not in key}
+    for name in rivals.select(pl.col(pl.Float64)).columns:  # unique() takes 0.0 and -0.0 for one
+        told[name] = sorted({repr(value): value for value in rivals[name].to_list()}.values(), key=repr)
+    name, values = next((name, values) for name, values in told.items() if len(values) > 1)
+    return (
+        f"{table} with {_named(rivals.row(0, named=True), key)} disagree: {name} is {values[0]!r} and {values[1]!r}. "
+        "Keep one of the two, or give the cells different names."
+    )
+
+
+def _check_factor_types(tables: Sequence[pl.DataFrame]) -> None:
+    known: dict[str, pl.DataType] = {}
+    for table in tables:
+        for name, dtype in table.schema.items():
+            if known.setdefault(name, dtype) != dtype:
+                raise InputError(
+                    f"column {name!r} of cells is {known[name]} in one part and {dtype} in another. Cast one."
+                )
+
+
+def _joined_meta(metas: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    joined: dict[str, str] = {}
+    for name in {name for meta in metas for name in meta}:
+        values = {meta[name] for meta in metas if name in meta}
+        # Split before joining: so it does not matter in which order, and how often, parts are put together.
+        parts = {part for value in values for part in value.split("; ")}
+        joined[name] = values.pop() if len(values) == 1 else "; ".join(sorted(parts))
+    return joined
+
+
+# --------------------------------------------------------------------------------------------------------- selection
+
+
+def _matching(name: str, wanted: object, known: Sequence[Any]) -> list[Any]:
+    """Those of the `known` values of a column that are wanted.
+
+    Raises:
+        InputError: nothing is wanted, or something that is not there.
+    """
+    many = isinstance(wanted, Iterable) and not isinstance(wanted, str | bytes)
+    listed = list(wanted) if isinstance(wanted, Iterable) and many else [wanted]
+    if not listed:
+        raise InputError(f"{name} is empty: give at least one of the values there are ({_listed(known)}).")
+    exact = {(isinstance(value, bool), value): value for value in known}  # True is 1 for Python, but not as a filter
+    found: list[Any] = []
+    for value in listed:
+        try:
+            found.append(exact[isinstance(value, bool), value])
+        except (KeyError, TypeError):  # TypeError: something that no column holds, such as a list
+            found += _matching_pattern(name, value, known)
+    return found
+
+
+def _matching_pattern(name: str, wanted: object, known: Sequence[Any]) -> list[str]:
+    """The known sites that match a shell pattern; other columns take no patterns."""
+    if name == "site" and isinstance(wanted, str) and (found := [each for each in known if fnmatchcase(each, wanted)]):
+        return found
+    near = difflib.get_close_matches(str(wanted), [each for each in known if isinstance(each, str)], n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    there = f"there {'is' if len(known) == 1 else 'are'} {_listed(known) or 'no reading'}"
+    raise InputError(f"{name}={wanted!r} matches nothing: {there}.{hint}")
+
+
+def _only(found: Mapping[str, list[Any]], *names: str) -> dict[str, list[Any]]:
+    return {name: values for name, values in found.items() if name in names}
+
+
+def _where(frame: pl.DataFrame, found: Mapping[str, list[Any]]) -> pl.DataFrame:
+    """The rows that match in every one of the columns that `frame` has."""
+    conditions = [
+        pl.col(name).is_in(values, nulls_equal=True) for name, values in found.items() if name in frame.columns
+    ]
+    return frame.filter(*conditions) if conditions else frame
+
+
+# ------------------------------------------------------------------------------------------------------ on disk
+
+
+def _to_json(frame: pl.DataFrame) -> str:
+    """A small table as JSON, column by column with its type; NaN and infinities, which JSON lacks, as text."""
+    columns = {}
+    for column in frame.get_columns():
+        values: list[Any] = column.to_list()
+        if column.dtype == pl.Float64:
+            values = [str(value) if value is not None and value - value != 0.0 else value for value in values]
+        columns[column.name] = [str(column.dtype), values]
+    return json.dumps(columns, allow_nan=False, separators=(",", ":"))
+
+
+def _from_json(text: str) -> pl.DataFrame:
+    """The table that `_to_json` wrote."""
+    columns = []
+    for name, (dtype, values) in json.loads(text).items():
+        if dtype == "Float64":
+            values = [None if value is None else float(value) for value in values]
+        columns.append(pl.Series(name, values, dtype=_FACTOR_TYPES[dtype], strict=True))
+    return pl.DataFrame(columns)
+
+
+def _seal(data: bytes) -> bytes:
+    """A Parquet file whose checksum is blank, with the checksum filled in: the CRC-32 of the file as it was."""
+    *_, blank = _SEAL.finditer(data)
+    return data[: blank.start(1)] + b"%08x" % zlib.crc32(data) + data[blank.end(1) :]
+
+
+def _check_seal(name: str, data: bytes) -> None:
+    """Refuse whatever is not, byte for byte, what `_seal` returned; nothing is parsed."""
+    if not data:
+        raise InputError(f"{name!r} is empty: the readings were not saved, or a copy failed. Save or copy them again.")
+    if seals := list(_SEAL.finditer(data)):
+        seal = seals[-1]
+        if int(seal[1], 16) == zlib.crc32(data[: seal.start(1)] + _BLANK + data[seal.end(1) :]):
+            return
+        raise InputError(f"{name!r} is damaged: its checksum does not match. Copy it again, or measure again.")
+    if not data.startswith(b"PAR1"):
+        raise InputError(f"{name!r} is not a Parquet file: load reads what Readings.save wrote.")
+    if not data[4:].endswith(b"PAR1"):
+        raise InputError(f"{name!r} is cut off or damaged: its end is missing. Copy it again, or measure again.")
+    raise InputError(
+        f"{name!r} is a Parquet file, but none that skipscope saved (or it is damaged): load reads what Readings.save "
+        "wrote; open others with polars.read_parquet."
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- for people
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _short(value: object, most: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _listed(values: Sequence[object], most: int = 8) -> str:
+    """The first and the last of the values, as text."""
+    if len(values) <= most:
+        return ", ".join(map(_short, values))
+    return f"{', '.join(map(_short, values[: most - 1]))} ... {_short(values[-1])}"
+
+
+def _named(row: Mapping[str, object], key: Sequence[str]) -> str:
+    return ", ".join(f"{name}={row[name]!r}" for name in key)
+
+
+def _html_counts(rows: pl.DataFrame, *, title: str, most_cells: int = 12, most_quantities: int = 8) -> str:
+    cells, quantities = (rows[name].unique().sort().to_list() for name in ("cell", "quantity"))
+    counted = rows.group_by("cell", "quantity").len().rows()
+    counts = {(cell, quantity): count for cell, quantity, count in counted}
+    shown = quantities[:most_quantities]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in ["cell", *shown])
+    body = "".join(
+        f"<tr><th>{html.escape(cell)}</th>"
+        + "".join(f"<td>{counts.get((cell, quantity), 0):,}</td>" for quantity in shown)
+        + "</tr>"
+        for cell in cells[:most_cells]
+    )
+    hidden = [
+        _count(len(values) - most, *words)
+        for values, most, words in (
+            (cells, most_cells, ("cell",)),
+            (quantities, most_quantities, ("quantity", "quantities")),
+        )
+        if len(values) > most
+    ]
+    more = f"<p>and {' and '.join(hidden)} more</p>" if hidden else ""
+    return f"<div><p>{html.escape(title)}</p><table><tr>{head}</tr>{body}</table>{more}</div>"
