@@ -1,0 +1,128 @@
+"""Every random number of the package, as a function of a seed.
+
+A seed owns four streams that do not disturb each other: the weights, the inputs, the cotangent (a random output
+gradient) and the biases. So the network of seed s is the same whatever the size of the batch that is shown to it. Each
+stream draws standard normals in float64; initialisation scale, gain and dtype are applied after. The weights come in
+the order input layer, output layer, body in order of depth: a twin, every depth, both engines and both precisions use
+the same normals (common random numbers), and a shallow network is the beginning of a deep one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipscope.errors import InputError, require_int
+from skipscope.spec import Layer, Spec
+
+__all__ = ["CotangentKind", "biases", "normals", "require_seeds", "stream", "weights"]
+
+Array = NDArray[np.float64]
+CotangentKind = Literal["gaussian", "ones"]
+"""The output gradient of a probe without a loss: independent standard normals, or ones as in the notebook."""
+
+Stream = Literal["weights", "input", "cotangent", "biases", "resample"]
+_KEYS: dict[Stream, int] = {"weights": 0, "input": 1, "cotangent": 2, "biases": 3, "resample": 4}
+
+
+def stream(seed: int, which: Stream) -> np.random.Generator:
+    """The generator of one stream of one seed."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_KEYS[which],)))
+
+
+def require_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
+    """`seeds` as a tuple: a single seed, or several different ones.
+
+    Raises:
+        InputError: there is none, one is not a whole number of at least 0, or one comes twice.
+    """
+    several = isinstance(seeds, Iterable) and getattr(seeds, "ndim", 1) > 0  # an array of no axes is one number
+    if isinstance(seeds, bool | str) or not (hasattr(seeds, "__index__") or several):
+        raise InputError(f"seed must be a whole number of at least 0, or a list of such; got {seeds!r}.")
+    listed: list[Any] = list(seeds) if several else [seeds]  # type: ignore[arg-type]  # mypy forgets what `several` says
+    if not listed:
+        raise InputError("seeds is empty: give at least one seed, e.g. seeds=range(200).")
+    known = tuple(require_int("seed", seed, least=0) for seed in listed)
+    if len(set(known)) < len(known):
+        twice = next(seed for index, seed in enumerate(known) if seed in known[:index])
+        raise InputError(f"seeds must differ from each other; got {twice} twice.")
+    return known
+
+
+def normals(seeds: Sequence[int], which: Stream, shape: tuple[int, ...]) -> Array:
+    """Standard normals of shape (s, *shape), float64; row i is drawn by `seeds[i]` alone."""
+    drawn = np.empty((len(seeds), *shape))
+    for row, seed in zip(drawn, seeds, strict=True):
+        stream(seed, which).standard_normal(out=row)
+    return drawn
+
+
+def _drawing_order(spec: Spec) -> list[Layer]:
+    stem, *body, head = spec.layers
+    return [stem, head, *body]
+
+
+def weights(spec: Spec, seeds: Sequence[int]) -> dict[str, Array]:
+    """The initial weight matrices by site, each of shape (s, n_out, n_in), in the spec's dtype."""
+    order = _drawing_order(spec)
+    drawn = normals(seeds, "weights", (sum(layer.fan_in * layer.fan_out for layer in order),))
+    cut: dict[str, Array] = {}
+    start = 0
+    for layer in order:
+        size = layer.fan_in * layer.fan_out
+        block = drawn[:, start : start + size].reshape(len(seeds), layer.fan_out, layer.fan_in)
+        cut[layer.site] = _initialised(block, layer, spec)
+        start += size
+    return {layer.site: cut[layer.site] for layer in spec.layers}
+
+
+def biases(spec: Spec, seeds: Sequence[int]) -> dict[str, Array]:
+    """The initial biases by site, each of shape (s, n_out): zeros, or PyTorch's uniform ones; empty without biases."""
+    if not spec.bias:
+        return {}
+    if spec.init != "torch":
+        return {layer.site: np.zeros((len(seeds), layer.fan_out), spec.dtype) for layer in spec.layers}
+    order = _drawing_order(spec)
+    drawn = normals(seeds, "biases", (sum(layer.fan_out for layer in order),))
+    cut: dict[str, Array] = {}
+    start = 0
+    for layer in order:
+        cut[layer.site] = _uniform(drawn[:, start : start + layer.fan_out], layer.fan_in).astype(spec.dtype)
+        start += layer.fan_out
+    return {layer.site: cut[layer.site] for layer in spec.layers}
+
+
+def _initialised(block: Array, layer: Layer, spec: Spec) -> Array:
+    """`block` of standard normals, scaled in place where it can be, as the spec initialises `layer`."""
+    if spec.init == "torch":
+        return _uniform(block, layer.fan_in).astype(spec.dtype)
+    block *= weight_variance(spec, layer) ** 0.5
+    return block.astype(spec.dtype, copy=False)
+
+
+def weight_variance(spec: Spec, layer: Layer) -> float:
+    """The variance of one entry of the layer's initial weight matrix."""
+    match spec.init:
+        case "he":
+            return 2.0 / layer.fan_in
+        case "xavier":
+            return 2.0 / (layer.fan_in + layer.fan_out)
+        case "lecun":
+            return 1.0 / layer.fan_in
+        case "torch":
+            return 1.0 / (3.0 * layer.fan_in)
+
+
+def _uniform(block: Array, fan_in: int) -> Array:
+    """Standard normals mapped to the uniform law on +-1/sqrt(fan_in), by their distribution function.
+
+    `torch.nn.Linear` draws weights and biases so (`kaiming_uniform_` with a = sqrt(5)); through the distribution
+    function the draw keeps common random numbers with the Gaussian initialisations.
+    """
+    from scipy.special import erf  # only this initialisation needs SciPy
+
+    uniform: Array = erf(block / np.sqrt(2.0)) / np.sqrt(fan_in)
+    return uniform

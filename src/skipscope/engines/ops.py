@@ -1,0 +1,255 @@
+"""The layers by hand: every forward with its backward under it, and the derivation above both.
+
+Notation: a function `f` maps arrays to arrays; `f_backward` takes `dy`, the gradient of a scalar loss by `y = f(x)`,
+and gives the gradient of the same loss by `x` (and by the parameters). Samples are rows. Every array may carry a
+leading seeds axis s: activations are (s, b, n), weights (s, n_out, n_in), biases, gamma and beta (s, n), gains (s,).
+The arrays of one network are contiguous and no operation mixes networks, so that a network gives the same bits alone
+and in an ensemble. This module imports NumPy alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "EPS",
+    "Normalised",
+    "affine",
+    "affine_backward",
+    "batch_norm",
+    "batch_norm_backward",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "junction",
+    "junction_backward",
+    "junction_joined",
+    "layer_norm",
+    "layer_norm_backward",
+    "linear",
+    "linear_backward",
+    "mean_squared_error",
+    "mean_squared_error_backward",
+    "relu",
+    "relu_backward",
+    "tanh",
+    "tanh_backward",
+]
+
+Array = NDArray[np.floating[Any]]
+Labels = NDArray[np.integer[Any]]
+
+EPS = 1e-5
+"""What the normalisations add to the variance (PyTorch's default; the papers' epsilon)."""
+
+
+# ------------------------------------------------------------------------------------------------------- affine
+#
+# y_i = sum_j W_ij x_j + b_i for every sample. With dy the gradient by y:
+#   dL/dx_j  = sum_i dy_i W_ij           dx = dy W
+#   dL/dW_ij = sum_samples dy_i x_j      dW = dy^T x
+#   dL/db_i  = sum_samples dy_i
+
+
+def affine(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """y = x W^T + b, of shape (s, b, n_out), for x (s, b, n_in), weight (s, n_out, n_in), bias (s, n_out)."""
+    y: Array = np.matmul(x, weight.swapaxes(-1, -2))
+    if bias is not None:
+        y += bias[..., None, :]
+    return y
+
+
+def affine_backward(dy: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
+    """The gradients (dx, dW, db) of `affine`."""
+    dx: Array = np.matmul(dy, weight)
+    dy_columns = dy.swapaxes(-1, -2)
+    # One sample gives an outer product, which NumPy multiplies out faster than BLAS does.
+    dweight: Array = dy_columns * x if x.shape[-2] == 1 else np.matmul(dy_columns, x)
+    return dx, dweight, dy.sum(axis=-2)
+
+
+# ---------------------------------------------------------------------------------------- activation functions
+#
+# relu(x) = max(0, x): its derivative is 1 where x > 0 and 0 elsewhere (at 0 too, as everybody has it); the output
+# tells which, since y > 0 exactly where x > 0.
+# tanh: d tanh(x)/dx = 1 - tanh(x)^2, again a function of the output.
+
+
+def relu(x: Array) -> Array:
+    """y = max(0, x)."""
+    y: Array = np.maximum(x, 0)
+    return y
+
+
+def relu_backward(dy: Array, y: Array) -> Array:
+    """dx = dy where y > 0, else 0."""
+    # np.where takes ten times as long; the product differs from it only where dy has overflowed: there 0 inf is nan.
+    dx: Array = dy * (y > 0)
+    return dx
+
+
+def tanh(x: Array) -> Array:
+    """y = tanh(x)."""
+    y: Array = np.tanh(x)
+    return y
+
+
+def tanh_backward(dy: Array, y: Array) -> Array:
+    """dx = dy (1 - y^2)."""
+    dx: Array = dy * (1 - y * y)
+    return dx
+
+
+def linear(x: Array) -> Array:
+    """y = x."""
+    return x
+
+
+def linear_backward(dy: Array, y: Array) -> Array:
+    """dx = dy."""
+    return dy
+
+
+# ------------------------------------------------------------------------------------------------ normalisation
+#
+# z = (x - m) r with m the mean and r = 1/sqrt(v + eps), v the (biased) variance, over n numbers; y = gamma z + beta.
+# Every x_k moves m and v too: dm/dx_k = 1/n and dv/dx_k = 2 (x_k - m)/n, so dr/dx_k = -r^2 z_k / n and
+#   dz_i/dx_k = r (delta_ik - 1/n - z_i z_k / n).
+# With dz = gamma dy, therefore
+#   dx = r (dz - mean(dz) - z mean(dz z)),   dgamma = sum dy z,   dbeta = sum dy.
+# Batch normalisation (arXiv:1502.03167) takes the n numbers of a feature over the batch, layer normalisation
+# (arXiv:1607.06450) those of a sample over its features.
+
+
+class Normalised(NamedTuple):
+    """What the backward pass of a normalisation needs: z (s, b, n) and r, broadcastable to it."""
+
+    z: Array
+    r: Array
+
+
+def batch_norm(x: Array, gamma: Array, beta: Array) -> tuple[Array, Normalised]:
+    """Normalise every feature over the batch, then scale and shift it; x is (s, b, n), gamma and beta (s, n)."""
+    return _normalise(x, gamma, beta, axis=-2)
+
+
+def batch_norm_backward(dy: Array, gamma: Array, kept: Normalised) -> tuple[Array, Array, Array]:
+    """The gradients (dx, dgamma, dbeta) of `batch_norm`."""
+    return _normalise_backward(dy, gamma, kept, axis=-2)
+
+
+def layer_norm(x: Array, gamma: Array, beta: Array) -> tuple[Array, Normalised]:
+    """Normalise every sample over its features, then scale and shift it; x is (s, b, n), gamma and beta (s, n)."""
+    return _normalise(x, gamma, beta, axis=-1)
+
+
+def layer_norm_backward(dy: Array, gamma: Array, kept: Normalised) -> tuple[Array, Array, Array]:
+    """The gradients (dx, dgamma, dbeta) of `layer_norm`."""
+    return _normalise_backward(dy, gamma, kept, axis=-1)
+
+
+def _normalise(x: Array, gamma: Array, beta: Array, axis: int) -> tuple[Array, Normalised]:
+    centred = x - x.mean(axis=axis, keepdims=True)
+    r = 1 / np.sqrt((centred * centred).mean(axis=axis, keepdims=True) + EPS)
+    z = centred * r
+    return gamma[..., None, :] * z + beta[..., None, :], Normalised(z, r)
+
+
+def _normalise_backward(dy: Array, gamma: Array, kept: Normalised, axis: int) -> tuple[Array, Array, Array]:
+    z, r = kept
+    dz = gamma[..., None, :] * dy
+    dx = r * (dz - dz.mean(axis=axis, keepdims=True) - z * (dz * z).mean(axis=axis, keepdims=True))
+    return dx, (dy * z).sum(axis=-2), dy.sum(axis=-2)
+
+
+# ----------------------------------------------------------------------------------------------------- junction
+#
+# out = gain_s * shortcut + gain_b * branch, with plain numbers for gains: the derivative by the shortcut is gain_s,
+# by the branch gain_b. A gain of 0 leaves the term out instead of multiplying it, so that a shortcut that has
+# overflowed does not turn its own absence into nan; a gain of 1 costs nothing.
+
+
+def junction(shortcut: Array, branch: Array, gain_s: float, gain_b: float) -> tuple[Array, Array, Array]:
+    """The sum and its two terms: (gain_s shortcut + gain_b branch, gain_s shortcut, gain_b branch)."""
+    skip = _scaled(shortcut, gain_s)
+    term = _scaled(branch, gain_b)
+    if gain_s == 0:
+        return term, skip, term
+    if gain_b == 0:
+        return skip, skip, term
+    return skip + term, skip, term
+
+
+def junction_backward(dout: Array, gain_s: float, gain_b: float) -> tuple[Array, Array]:
+    """The gradients (dshortcut, dbranch) of the sum."""
+    return _scaled(dout, gain_s), _scaled(dout, gain_b)
+
+
+def junction_joined(dskip: Array, dbranch: Array, gain_s: float, gain_b: float) -> Array:
+    """The gradient by the block's input: both paths start there, so what came back through them adds up."""
+    if gain_s == 0:
+        return dbranch
+    if gain_b == 0:
+        return dskip
+    return dskip + dbranch
+
+
+def _scaled(x: Array, gain: float) -> Array:
+    if gain == 1:
+        return x
+    if gain == 0:
+        return np.zeros_like(x)
+    # A Python float keeps the array's precision.
+    scaled: Array = x * gain
+    return scaled
+
+
+# ------------------------------------------------------------------------------------------------------- losses
+#
+# Softmax cross-entropy, the mean over the batch: L = -1/b sum_samples log p_label, p = exp(y) / sum exp(y). Since
+# d(-log p_t)/dy_i = p_i - [i = t], dy = (p - onehot)/b. Subtracting the largest y changes nothing and cannot overflow.
+# Mean squared error, the mean over samples and outputs: L = 1/(b n) sum (y - t)^2, so dy = 2 (y - t)/(b n); there is
+# no factor 1/2 in front.
+
+
+def cross_entropy(logits: Array, labels: Labels) -> Array:
+    """The mean over the batch of -log softmax(logits)[label], of shape (s,).
+
+    Args:
+        logits: (s, b, n).
+        labels: whole numbers from 0 to n - 1, of shape (b,) or (s, b).
+    """
+    logp = _log_softmax(logits)
+    picked = np.take_along_axis(logp, np.broadcast_to(labels, logits.shape[:-1])[..., None], axis=-1)
+    loss: Array = -picked[..., 0].mean(axis=-1)
+    return loss
+
+
+def cross_entropy_backward(logits: Array, labels: Labels) -> Array:
+    """The gradient of `cross_entropy` by the logits, of shape (s, b, n)."""
+    dy = np.exp(_log_softmax(logits))
+    at = np.broadcast_to(labels, logits.shape[:-1])[..., None]
+    np.put_along_axis(dy, at, np.take_along_axis(dy, at, axis=-1) - 1, axis=-1)
+    dy /= logits.shape[-2]
+    return dy
+
+
+def _log_softmax(logits: Array) -> Array:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    logp: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return logp
+
+
+def mean_squared_error(y: Array, target: Array) -> Array:
+    """The mean over samples and outputs of (y - target)^2, of shape (s,); y is (s, b, n), target that or (b, n)."""
+    difference = y - target
+    loss: Array = (difference * difference).mean(axis=(-2, -1))
+    return loss
+
+
+def mean_squared_error_backward(y: Array, target: Array) -> Array:
+    """The gradient of `mean_squared_error` by y, of shape (s, b, n)."""
+    dy: Array = (y - target) * (2 / (y.shape[-2] * y.shape[-1]))
+    return dy
