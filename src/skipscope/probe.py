@@ -1,0 +1,338 @@
+"""The one observer: run a network once forward and once backward, and give back what was measured as `Readings`.
+
+The recorder reduces every array to moments the moment it is pushed, and keeps none. The formulas follow afterwards, on
+sums that are a few numbers a site. What is summed where is planned beforehand from the quantities asked for, so that
+a probe of one quantity pays for one quantity. Imports nothing that summarises or draws.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from skipscope import draws, readings
+from skipscope.draws import CotangentKind
+from skipscope.errors import InputError, require_int
+from skipscope.losses import Cotangent, cotangent
+from skipscope.moments import Dot, Field, Moments, dot, moments
+from skipscope.protocol import Loss, Network, Site
+from skipscope.quantities import QUANTITIES, Profile, Quantity, View
+from skipscope.readings import Readings
+from skipscope.spec import Spec
+
+__all__ = ["probe"]
+
+Values = NDArray[np.float64]
+
+
+def probe(
+    network: Network,
+    batch: Any = 64,
+    *,
+    loss: Loss | None = None,
+    cotangent: CotangentKind = "gaussian",
+    seed: int | None = None,
+    quantities: Mapping[str, Quantity] = QUANTITIES,
+    sites: str | Iterable[str] | None = None,
+    factors: Mapping[str, Any] | None = None,
+) -> Readings:
+    """Measure a network, layer by layer, in one forward and one backward pass.
+
+    Args:
+        network: what to measure, e.g. from `skipscope.build`; an ensemble is measured network by network.
+        batch: how many Gaussian samples to draw (every network draws its own, from its seed), or the inputs, of shape
+            (b, n) or (s, b, n), or a tuple of inputs and targets for the loss.
+        loss: whose gradient is sent back, e.g. `skipscope.losses.CrossEntropy()`; without one, `cotangent` is.
+        cotangent: the output gradient of a probe without a loss: `"gaussian"` or, as in the notebook, `"ones"`.
+        seed: draws the Gaussian samples and cotangent in place of the networks' own seeds: then all see the same.
+        quantities: what to measure, e.g. `QUANTITIES | {"mine": Quantity(...)}`.
+        sites: shell patterns of the sites to report, e.g. `"stage1.block*"`; None is all.
+        factors: columns for the table of cells, e.g. `{"design": "plain"}`.
+
+    Returns:
+        Readings of one cell, a row for every seed, site and quantity that is defined.
+
+    Raises:
+        InputError: the batch, the loss or a pattern does not fit the network, or a factor is neither text nor number.
+    """
+    if not isinstance(quantities, Mapping):
+        raise InputError(
+            "quantities must map names to Quantity, e.g. {'dead': QUANTITIES['dead']}; got "
+            f"{type(quantities).__name__}."
+        )
+    chosen = _chosen(network.sites, sites)
+    given, data = _batch(network, batch, seed)
+    recorder = _Recorder(network.sites, chosen, quantities)
+    from threadpoolctl import threadpool_limits  # not at import, which `skipscope --help` pays for
+
+    # One BLAS thread: with several, how a sum is split, and so its last bit, depends on the machine.
+    with threadpool_limits(limits=1, user_api="blas"):
+        sent = loss if loss is not None else _cotangent(network, given, cotangent, seed)
+        run = network.run(given, sent, recorder)
+    facts = _facts(network) | ({} if loss is None else {"loss": run.loss})
+    sent_back = _seeded(cotangent, seed) if loss is None else _name(loss)
+    cell = _cell(network, given, {"data": data, "cotangent": sent_back, **_factors(factors or {})})
+    return _readings(network, cell, chosen, recorder.values(facts, len(network.seeds)))
+
+
+# -------------------------------------------------------------------------------------------------- the recorder
+
+
+class _Recorder:
+    """Reduces what is pushed to moments, as planned; afterwards computes the quantities."""
+
+    def __init__(self, sites: Sequence[Site], chosen: Sequence[Site], quantities: Mapping[str, Quantity]) -> None:
+        self.sites = sites
+        self.chosen = chosen
+        self.quantities = quantities
+        self.fields: dict[str, dict[str, set[Field]]] = {site.site: {} for site in sites}
+        self.pairs: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        self.moments: dict[str, dict[str, Moments]] = {site.site: {} for site in sites}
+        self.dots: dict[str, dict[tuple[str, str], Dot]] = {site.site: {} for site in sites}
+        self._plan()
+
+    def _plan(self) -> None:
+        for quantity in self.quantities.values():
+            for site in self._read(quantity):
+                for role, fields in quantity.needs.items():
+                    self.fields[site.site].setdefault(role, set()).update(fields)
+                self.pairs[site.site].update(quantity.pairs)
+
+    def _read(self, quantity: Quantity) -> list[Site]:
+        """The sites whose moments a quantity is made of."""
+        if quantity.scope == "network":
+            asked = any(site.kind == "network" for site in self.chosen)
+            return [site for site in self.sites if asked and quantity.where(site)]
+        here = [site for site in self.chosen if quantity.where(site)]
+        # Every formula may look at both ends of the network, as the gains do.
+        return [*here, self.sites[0], self._last] if here else []
+
+    @property
+    def _last(self) -> Site:
+        return [site for site in self.sites if site.kind != "network"][-1]
+
+    def __call__(self, site: str, /, **roles: Any) -> None:
+        fields, kept = self.fields[site], self.moments[site]
+        found = {role: moments(array, fields[role]) for role, array in roles.items() if role in fields}
+        for role, new in found.items():
+            kept[role] = kept[role] + new if role in kept else new
+        for pair in self.pairs[site]:
+            a, b = pair
+            if a in found and b in found:
+                product = dot(roles[a], roles[b], found[a], found[b])
+                dots = self.dots[site]
+                dots[pair] = dots[pair] + product if pair in dots else product
+
+    def values(self, facts: Mapping[str, Any], networks: int) -> dict[tuple[str, str], Any]:
+        """(site, quantity) -> values of shape (s,), masked where undefined."""
+        first, last = self.moments[self.sites[0].site], self.moments[self._last.site]
+        views = [
+            View(site, self.moments[site.site], self.dots[site.site], first, last)
+            for site in self.sites
+            if site.kind != "network"
+        ]
+        found: dict[tuple[str, str], Any] = {}
+        reported = {site.site for site in self.chosen}
+        with np.errstate(all="ignore"):
+            for name, quantity in self.quantities.items():
+                if quantity.scope == "network":
+                    if "network" in reported:
+                        found["network", name] = quantity.formula(Profile(views, facts, networks))
+                    continue
+                for view in views:
+                    here = view.site.site in reported and quantity.where(view.site)
+                    if here and all(role in view.roles for role in quantity.needs):
+                        found[view.site.site, name] = quantity.formula(view)
+        return found
+
+
+# ---------------------------------------------------------------------------------------------- what goes in
+
+
+def _chosen(sites: Sequence[Site], patterns: str | Iterable[str] | None) -> list[Site]:
+    if patterns is None:
+        return list(sites)
+    listed = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not listed:
+        raise InputError("sites is empty: give at least one pattern, or leave it out for all sites.")
+    for pattern in listed:
+        if not any(fnmatch.fnmatchcase(site.site, pattern) for site in sites):
+            raise InputError(
+                f"sites={pattern!r} matches none of the {len(sites)} sites, {sites[0].site!r} to {sites[-1].site!r}."
+            )
+    return [site for site in sites if any(fnmatch.fnmatchcase(site.site, pattern) for pattern in listed)]
+
+
+def _batch(network: Network, batch: Any, seed: int | None) -> tuple[Any, str]:
+    """The batch as arrays, and what the table of cells says about it."""
+    if isinstance(batch, int | np.integer):
+        samples = require_int("batch", batch, least=1)
+        spec = _spec(network)
+        if spec is None:
+            raise InputError(
+                f"batch={samples} asks for samples to be drawn, but this network has no spec that says how many "
+                "features one has: give the samples as an array."
+            )
+        seeds = network.seeds if seed is None else draws.require_seeds(seed)
+        drawn = draws.normals(seeds, "input", (samples, spec.stem.features))
+        return drawn, _seeded("gaussian", seed)
+    try:
+        parts = [np.asarray(part) for part in (batch if isinstance(batch, tuple) else (batch,))]
+    except ValueError:
+        raise InputError("batch must be an array of numbers; got a list whose rows differ in length.") from None
+    if not parts:
+        raise InputError("batch is an empty tuple: give the samples, or (samples, targets).")
+    return batch, f"given, {_digest(*parts)}"
+
+
+def _cotangent(network: Network, batch: Any, kind: CotangentKind, seed: int | None) -> Loss:
+    spec = _spec(network)
+    if spec is None:
+        raise InputError("loss is missing: this network has no spec that says of what shape a cotangent must be.")
+    return cotangent(kind, seeds=network.seeds, batch=_samples(batch), outputs=spec.head.features, seed=seed)
+
+
+def _samples(batch: Any) -> int:
+    shape = np.shape(batch[0] if isinstance(batch, tuple) else batch)
+    return shape[-2] if len(shape) >= 2 else 0  # the engine says what is wrong with such a batch
+
+
+def _spec(network: Network) -> Spec | None:
+    """Not part of the protocol: somebody's own model has none."""
+    spec: Spec | None = getattr(network, "spec", None)
+    return spec
+
+
+def _digest(*arrays: NDArray[Any]) -> str:
+    digest = hashlib.blake2b(digest_size=6)
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+# --------------------------------------------------------------------------------------------- what comes out
+
+
+def _facts(network: Network) -> dict[str, Any]:
+    spec = _spec(network)
+    return {} if spec is None else {"parameters": spec.parameters, "multiply_adds": spec.multiply_adds}
+
+
+def _seeded(kind: str, seed: int | None) -> str:
+    """What is drawn from the networks' own seeds, or from one `seed` for all."""
+    return kind if seed is None or kind == "ones" else f"{kind}, seed {seed}"
+
+
+def _name(loss: Loss) -> str:
+    """The loss with its parameters, where it has any."""
+    if isinstance(loss, Cotangent):
+        return f"given, {_digest(np.asarray(loss.v))}"
+    has_parameters = dataclasses.is_dataclass(loss) and bool(dataclasses.fields(loss))
+    return f"loss {loss!r}" if has_parameters else f"loss {getattr(loss, '__name__', type(loss).__name__)}"
+
+
+def _factors(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The factors as Python values, of the types that the table of cells has."""
+    factors = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
+    for name, value in factors.items():
+        if name in readings.CELLS:
+            wanted = "a whole number" if readings.CELLS[name] == pl.Int64 else "a text"
+            fits = isinstance(value, str if wanted == "a text" else int) and not isinstance(value, bool)
+        else:
+            wanted = "a text, a number or a truth value"
+            fits = isinstance(value, str | int | float)
+        if not fits or (isinstance(value, int) and not -(2**63) <= value < 2**63):
+            raise InputError(f"factors: {name!r} must be {wanted}; got {value!r}.")
+    return factors
+
+
+def _cell(network: Network, batch: Any, factors: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of the table of cells: the spec, and everything else that makes these readings differ from others."""
+    spec = _spec(network)
+    row: dict[str, Any] = {
+        "spec": "" if spec is None else spec.to_json(),
+        "study": "probe",
+        "design": "",
+        "depth": 0 if spec is None else spec.depth,
+        "width": 0 if spec is None else spec.body_width,
+        "batch": _samples(batch),
+        "gain": "" if spec is None else _gain(spec),
+        "norm": "" if spec is None or not spec.stages else spec.stages[0].norm,
+        "edit": getattr(network, "edit", ""),
+        "dtype": "" if spec is None else spec.dtype,
+        **factors,
+    }
+    text = json.dumps(row, sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+    return {"cell": f"{row['design'] or 'network'}-{row['depth']}-{digest}", **row}
+
+
+def _gain(spec: Spec) -> str:
+    gains = sorted({f"{stage.gains.shortcut}, {stage.gains.branch}" for stage in spec.stages})
+    return "; ".join(gains)
+
+
+def _readings(
+    network: Network, cell: Mapping[str, Any], chosen: Sequence[Site], values: Mapping[tuple[str, str], Any]
+) -> Readings:
+    seeds = np.asarray(network.seeds, np.int64)
+    rows = _rows(seeds, str(cell["cell"]), values)
+    defined = set(rows["site"].unique())
+    sites = pl.DataFrame(
+        [_site_row(str(cell["cell"]), site, "measured" if site.site in defined else "undefined") for site in chosen],
+        schema=readings.SITES,
+        orient="row",
+    )
+    cells = pl.DataFrame([dict(cell)], schema_overrides=readings.CELLS).select(*readings.CELLS, *_extra(cell))
+    return Readings(rows=rows, cells=cells, sites=sites, meta=_versions())
+
+
+def _site_row(cell: str, site: Site, status: str) -> tuple[Any, ...]:
+    """In the order of the columns `readings.SITES`."""
+    place = (site.site, site.order, site.depth, site.kind, site.name, site.activation, site.block, site.tied_to)
+    return (cell, *place, status)
+
+
+def _extra(cell: Mapping[str, Any]) -> list[str]:
+    return [name for name in cell if name not in readings.CELLS]
+
+
+def _rows(seeds: NDArray[np.int64], cell: str, values: Mapping[tuple[str, str], Any]) -> pl.DataFrame:
+    """The readings as rows: the values of every (site, quantity), less those that are undefined."""
+    keys = list(values)
+    stacked: Values = np.empty((len(keys), len(seeds)))
+    defined = np.ones(stacked.shape, bool)
+    for index, key in enumerate(keys):
+        stacked[index] = np.ma.getdata(values[key])
+        defined[index] = ~np.ma.getmaskarray(values[key])
+    key_index, column = np.nonzero(defined)
+    names = pl.DataFrame({"site": [site for site, _ in keys], "quantity": [name for _, name in keys]})
+    named = names.cast(pl.String)[key_index] if keys else names.cast(pl.String)
+    return pl.DataFrame(
+        {
+            "cell": pl.repeat(cell, len(key_index), eager=True, dtype=pl.String),
+            "seed": seeds[column],
+            "step": np.zeros(len(key_index), np.int64),
+            "site": named["site"],
+            "call": np.zeros(len(key_index), np.int64),
+            "quantity": named["quantity"],
+            "value": stacked[key_index, column],
+        },
+        schema=readings.ROWS,
+    )
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version  # a tenth of the import time of NumPy and Polars
+
+    return {name: version(name) for name in ("skipscope", "numpy", "polars")}
