@@ -1,0 +1,10 @@
+"""`python -m skipscope` is the command line."""
+
+from __future__ import annotations
+
+import sys
+
+from skipscope.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
