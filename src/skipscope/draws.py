@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 from skipscope.errors import InputError, require_int
 from skipscope.spec import Layer, Spec
 
-__all__ = ["CotangentKind", "biases", "normals", "require_seeds", "stream", "weights"]
+__all__ = [
+    "CotangentKind",
+    "begins",
+    "biases",
+    "drawing_order",
+    "normals", "require_seeds", "stream", "weights"]
 
 Array = NDArray[np.float64]
 CotangentKind = Literal["gaussian", "ones"]
@@ -60,14 +65,15 @@ def normals(seeds: Sequence[int], which: Stream, shape: tuple[int, ...]) -> Arra
     return drawn
 
 
-def _drawing_order(spec: Spec) -> list[Layer]:
+def drawing_order(spec: Spec) -> list[Layer]:
+    """The layers of a network in the order in which their weights are drawn."""
     stem, *body, head = spec.layers
     return [stem, head, *body]
 
 
 def weights(spec: Spec, seeds: Sequence[int]) -> dict[str, Array]:
     """The initial weight matrices by site, each of shape (s, n_out, n_in), in the spec's dtype."""
-    order = _drawing_order(spec)
+    order = drawing_order(spec)
     drawn = normals(seeds, "weights", (sum(layer.fan_in * layer.fan_out for layer in order),))
     cut: dict[str, Array] = {}
     start = 0
@@ -79,13 +85,21 @@ def weights(spec: Spec, seeds: Sequence[int]) -> dict[str, Array]:
     return {layer.site: cut[layer.site] for layer in spec.layers}
 
 
+def begins(shallow: Spec, deep: Spec) -> bool:
+    """Whether the weights of `shallow`, as drawn and scaled, are the first of those of `deep`."""
+    if (shallow.init, shallow.dtype) != (deep.init, deep.dtype):
+        return False
+    few, many = ([(layer.fan_in, layer.fan_out) for layer in drawing_order(spec)] for spec in (shallow, deep))
+    return many[: len(few)] == few
+
+
 def biases(spec: Spec, seeds: Sequence[int]) -> dict[str, Array]:
     """The initial biases by site, each of shape (s, n_out): zeros, or PyTorch's uniform ones; empty without biases."""
     if not spec.bias:
         return {}
     if spec.init != "torch":
         return {layer.site: np.zeros((len(seeds), layer.fan_out), spec.dtype) for layer in spec.layers}
-    order = _drawing_order(spec)
+    order = drawing_order(spec)
     drawn = normals(seeds, "biases", (sum(layer.fan_out for layer in order),))
     cut: dict[str, Array] = {}
     start = 0

@@ -12,7 +12,10 @@ import fnmatch
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,7 +32,7 @@ from skipscope.quantities import QUANTITIES, Profile, Quantity, View
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 
-__all__ = ["probe"]
+__all__ = ["Measured", "measure", "one_thread", "probe"]
 
 Values = NDArray[np.float64]
 
@@ -69,19 +72,68 @@ def probe(
             "quantities must map names to Quantity, e.g. {'dead': QUANTITIES['dead']}; got "
             f"{type(quantities).__name__}."
         )
-    chosen = _chosen(network.sites, sites)
     given, data = _batch(network, batch, seed)
-    recorder = _Recorder(network.sites, chosen, quantities)
+    with one_thread():
+        sent = loss if loss is not None else _cotangent(network, given, cotangent, seed)
+        sent_back = _seeded(cotangent, seed) if loss is None else _name(loss)
+        told = {"data": data, "cotangent": sent_back, **_factors(factors or {})}
+        measured = measure(network, given, sent, quantities=quantities, sites=sites, factors=told)
+    return measured.readings()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One BLAS thread: with several, how a sum is split, and so its last bit, depends on the machine."""
     from threadpoolctl import threadpool_limits  # not at import, which `skipscope --help` pays for
 
-    # One BLAS thread: with several, how a sum is split, and so its last bit, depends on the machine.
     with threadpool_limits(limits=1, user_api="blas"):
-        sent = loss if loss is not None else _cotangent(network, given, cotangent, seed)
-        run = network.run(given, sent, recorder)
-    facts = _facts(network) | ({} if loss is None else {"loss": run.loss})
-    sent_back = _seeded(cotangent, seed) if loss is None else _name(loss)
-    cell = _cell(network, given, {"data": data, "cotangent": sent_back, **_factors(factors or {})})
-    return _readings(network, cell, chosen, recorder.values(facts, len(network.seeds)))
+        yield
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one probe measured, before it is a table: cheap to make, to send and to join over chunks of seeds.
+
+    Attributes:
+        cell: the row of the table of cells.
+        sites: the sites that are reported.
+        seeds: the seeds along the axis of every value.
+        values: (site, quantity) -> values of shape (s,), masked where undefined.
+    """
+
+    cell: Mapping[str, Any]
+    sites: Sequence[Site]
+    seeds: tuple[int, ...]
+    values: Mapping[tuple[str, str], Any]
+
+    def readings(self) -> Readings:
+        """The table."""
+        return _readings(self)
+
+    @classmethod
+    def concat(cls, parts: Sequence[Measured]) -> Measured:
+        """The same cell over the seeds of all parts."""
+        first = parts[0]
+        values = {key: np.ma.concatenate([part.values[key] for part in parts]) for key in first.values}
+        return cls(first.cell, first.sites, tuple(seed for part in parts for seed in part.seeds), values)
+
+
+def measure(
+    network: Network,
+    batch: Any,
+    loss: Loss,
+    *,
+    quantities: Mapping[str, Quantity],
+    sites: str | Iterable[str] | None,
+    factors: Mapping[str, Any],
+) -> Measured:
+    """`probe` on a batch and a loss that are at hand; the caller sees to `one_thread`."""
+    chosen = _chosen(network.sites, sites)
+    recorder = _Recorder(network.sites, chosen, quantities)
+    run = network.run(batch, loss, recorder)
+    facts = _facts(network) | ({} if isinstance(loss, Cotangent) else {"loss": run.loss})
+    values = recorder.values(facts, len(network.seeds))
+    return Measured(_cell(network, batch, factors), chosen, tuple(network.seeds), values)
 
 
 # -------------------------------------------------------------------------------------------------- the recorder
@@ -120,8 +172,15 @@ class _Recorder:
     def _last(self) -> Site:
         return [site for site in self.sites if site.kind != "network"][-1]
 
+    def wants(self, site: str, role: str) -> bool:
+        """Whether a quantity needs this role of this site."""
+        return role in self.fields[site]
+
     def __call__(self, site: str, /, **roles: Any) -> None:
-        fields, kept = self.fields[site], self.moments[site]
+        fields = self.fields[site]
+        if not fields:
+            return
+        kept = self.moments[site]
         found = {role: moments(array, fields[role]) for role, array in roles.items() if role in fields}
         for role, new in found.items():
             kept[role] = kept[role] + new if role in kept else new
@@ -282,14 +341,12 @@ def _gain(spec: Spec) -> str:
     return "; ".join(gains)
 
 
-def _readings(
-    network: Network, cell: Mapping[str, Any], chosen: Sequence[Site], values: Mapping[tuple[str, str], Any]
-) -> Readings:
-    seeds = np.asarray(network.seeds, np.int64)
-    rows = _rows(seeds, str(cell["cell"]), values)
+def _readings(measured: Measured) -> Readings:
+    cell = measured.cell
+    rows = _rows(np.asarray(measured.seeds, np.int64), str(cell["cell"]), measured.values)
     defined = set(rows["site"].unique())
     sites = pl.DataFrame(
-        [_site_row(str(cell["cell"]), site, "measured" if site.site in defined else "undefined") for site in chosen],
+        [_site_row(str(cell["cell"]), site, "measured" if site.site in defined else "undefined") for site in measured.sites],
         schema=readings.SITES,
         orient="row",
     )
@@ -332,6 +389,7 @@ def _rows(seeds: NDArray[np.int64], cell: str, values: Mapping[tuple[str, str], 
     )
 
 
+@cache
 def _versions() -> dict[str, str]:
     from importlib.metadata import version  # a tenth of the import time of NumPy and Polars
 

@@ -27,11 +27,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 from skipscope.spec import Layer, Spec
 
-__all__ = ["Loss", "Network", "Observer", "Run", "Site", "SiteKind", "ignore", "sites_of"]
+__all__ = ["Loss", "Network", "Observer", "Run", "Site", "SiteKind", "ignore", "sites_of", "wanted"]
 
 SiteKind = Literal["input", "layer", "block", "junction", "network"]
 Array = Any  # a NumPy array or a torch tensor: both engines speak this protocol
@@ -50,6 +51,7 @@ class Site:
         activation: the activation function whose output is the site's `activation`.
         block: the block's place in the body, from 1, where the site is a whole block; else 0.
         ends: whether the site hands its activation to the first block (entry), or is the last block (exit).
+        outer: whether its weight matrix is the first or the last of the network.
         tied_to: another site that shares its parameters, or "".
     """
 
@@ -61,6 +63,7 @@ class Site:
     activation: str = "linear"
     block: int = 0
     ends: Literal["", "entry", "exit"] = ""
+    outer: Literal["", "first", "last"] = ""
     tied_to: str = ""
 
 
@@ -69,6 +72,16 @@ class Observer(Protocol):
 
     def __call__(self, site: str, /, **roles: Array) -> None:
         """Look at the arrays of one site."""
+
+
+def wanted(observe: Observer, site: str, *roles: str) -> bool:
+    """Whether the observer wants any of the roles at the site.
+
+    An observer may say so beforehand by a method `wants(site, role)`; one that has none wants everything. What an
+    engine would compute for the observer alone, it need not compute unwanted.
+    """
+    wants = getattr(observe, "wants", None)
+    return wants is None or any(wants(site, role) for role in roles)
 
 
 def ignore(site: str, /, **roles: Array) -> None:
@@ -126,6 +139,7 @@ class Network(Protocol):
         """
 
 
+@lru_cache(maxsize=256)
 def sites_of(spec: Spec) -> tuple[Site, ...]:
     """The sites of the network that `spec` describes, in order of execution."""
     found: list[Site] = []
@@ -133,7 +147,8 @@ def sites_of(spec: Spec) -> tuple[Site, ...]:
 
     def add(site: str, kind: SiteKind, name: str, activation: str = "linear", block: int = 0) -> None:
         ends = _ends(site, block, len(spec.body))
-        found.append(Site(site, len(found), depth, kind, name, activation, block, ends))
+        outer = _OUTER.get(site, "")
+        found.append(Site(site, len(found), depth, kind, name, activation, block, ends, outer))
 
     def layer(each: Layer) -> None:
         add(each.site, "layer", _describe(each), each.activation)
@@ -157,6 +172,9 @@ def sites_of(spec: Spec) -> tuple[Site, ...]:
     layer(spec.head_layer)
     add("network", "network", "the network as a whole")
     return tuple(found)
+
+
+_OUTER: dict[str, Literal["first", "last"]] = {"stem": "first", "head": "last"}
 
 
 def _ends(site: str, block: int, blocks: int) -> Literal["", "entry", "exit"]:

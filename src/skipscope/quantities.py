@@ -73,11 +73,6 @@ class Profile:
         """How many blocks the body has."""
         return max((view.site.block for view in self.views), default=0)
 
-    @property
-    def weighted(self) -> list[View]:
-        """The views that hold a weight gradient, in order of depth."""
-        return [view for view in self.views if "weight_grad" in view.roles]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
@@ -118,6 +113,10 @@ def _rectified(site: Site) -> bool:
 
 def _junction(site: Site) -> bool:
     return site.kind == "junction"
+
+
+def _outer(site: Site) -> bool:
+    return site.outer != ""
 
 
 def _ends(site: Site) -> bool:
@@ -281,10 +280,9 @@ def _gradient_norm(profile: Profile) -> Values:
 
 
 def _first_last(profile: Profile) -> Values:
-    weighted = profile.weighted
-    if len(weighted) < 2:
-        return _undefined(profile)
-    return _norm_ratio(weighted[0]["weight_grad"], weighted[-1]["weight_grad"])
+    found = {view.site.outer: view.roles.get("weight_grad") for view in profile.views if view.site.outer}
+    first, last = found.get("first"), found.get("last")
+    return _undefined(profile) if first is None or last is None else _norm_ratio(first, last)
 
 
 def _fact(name: str) -> Callable[[Profile], Values]:
@@ -522,7 +520,7 @@ QUANTITIES: dict[str, Quantity] = {
     "weight_grad_first_last": Quantity(
         formula=_first_last,
         needs={"weight_grad": ()},
-        where=_layer,
+        where=_outer,
         scope="network",
         symbol="|dW_first|/|dW_last|",
         unit="dimensionless",

@@ -408,6 +408,10 @@ class Spec:
 
     def to_json(self) -> str:
         """The spec as one line of JSON with sorted keys; equal specs give equal text."""
+        return self._json
+
+    @cached_property
+    def _json(self) -> str:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod

@@ -8,7 +8,7 @@ in ops.py. Parts push the arrays to the observer as they make them and keep noth
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,22 +19,23 @@ from numpy.typing import NDArray
 from skipscope import draws
 from skipscope.engines import ops
 from skipscope.errors import InputError, require_number
-from skipscope.protocol import Loss, Observer, Run, Site, ignore, sites_of
+from skipscope.protocol import Loss, Observer, Run, Site, ignore, sites_of, wanted
 from skipscope.spec import Block, Layer, Spec
 
-__all__ = ["NumpyNetwork", "build"]
+__all__ = ["NumpyNetwork", "build", "build_all"]
 
 Array = NDArray[np.floating[Any]]
 Kept = Any  # whatever a part's forward hands to its backward
 
-_ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]] = {
-    "relu": (ops.relu, ops.relu_backward),
-    "tanh": (ops.tanh, ops.tanh_backward),
-    "linear": (ops.linear, ops.linear_backward),
+_Derivative = Callable[[Array, Array], Array]
+_ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], _Derivative, _Derivative]] = {  # forward, backward, jvp
+    "relu": (ops.relu, ops.relu_backward, ops.relu_jvp),
+    "tanh": (ops.tanh, ops.tanh_backward, ops.tanh_jvp),
+    "linear": (ops.linear, ops.linear_backward, ops.linear_jvp),
 }
 _NORMS = {
-    "batch": (ops.batch_norm, ops.batch_norm_backward),
-    "layer": (ops.layer_norm, ops.layer_norm_backward),
+    "batch": (ops.batch_norm, ops.batch_norm_backward, ops.batch_norm_jvp),
+    "layer": (ops.layer_norm, ops.layer_norm_backward, ops.layer_norm_jvp),
 }
 
 
@@ -42,6 +43,8 @@ class _Part(Protocol):
     def forward(self, x: Array, observe: Observer) -> tuple[Array, Kept]: ...
 
     def backward(self, dy: Array, kept: Kept, observe: Observer) -> Array: ...
+
+    def jvp(self, tx: Array, kept: Kept) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,14 @@ class _Affine:
         return ops.affine(x, self.weight, self.bias), x
 
     def backward(self, dy: Array, kept: Kept, observe: Observer) -> Array:
-        dx, dweight, dbias = ops.affine_backward(dy, kept, self.weight)
-        observe(self.site, weight=self.weight, weight_grad=dweight)
-        if self.bias is not None:
-            observe(self.site, bias=self.bias, bias_grad=dbias)
-        return dx
+        if wanted(observe, self.site, "weight", "weight_grad"):
+            observe(self.site, weight=self.weight, weight_grad=ops.affine_backward_weight(dy, kept))
+        if self.bias is not None and wanted(observe, self.site, "bias", "bias_grad"):
+            observe(self.site, bias=self.bias, bias_grad=dy.sum(axis=-2))
+        return ops.affine_backward_input(dy, self.weight)
+
+    def jvp(self, tx: Array, kept: Kept) -> Array:
+        return ops.affine_jvp(tx, self.weight)
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,9 @@ class _Norm:
         observe(self.site, beta=self.beta, beta_grad=dbeta)
         return dx
 
+    def jvp(self, tx: Array, kept: Kept) -> Array:
+        return _NORMS[self.norm][2](tx, self.gamma, kept)
+
 
 @dataclass(frozen=True)
 class _Activation:
@@ -98,6 +107,9 @@ class _Activation:
         dx = _ACTIVATIONS[self.activation][1](dy, kept)
         observe(self.site, preactivation_grad=dx, activation_grad=dy)
         return dx
+
+    def jvp(self, tx: Array, kept: Kept) -> Array:
+        return _ACTIVATIONS[self.activation][2](tx, kept)
 
 
 @dataclass(frozen=True)
@@ -117,6 +129,11 @@ class _Chain:
         for part, each in zip(reversed(self.parts), reversed(kept), strict=True):
             dy = part.backward(dy, each, observe)
         return dy
+
+    def jvp(self, tx: Array, kept: Kept) -> Array:
+        for part, each in zip(self.parts, kept, strict=True):
+            tx = part.jvp(tx, each)
+        return tx
 
 
 @dataclass
@@ -139,6 +156,11 @@ class _PlainBlock:
         observe(self.site, activation_grad=dy)
         dsum = _ACTIVATIONS[self.activation][1](dy, y)
         return self.branch.backward(dsum if self.gain == 1 else dsum * self.gain, kept_branch, observe)
+
+    def jvp(self, tx: Array, kept: Kept) -> Array:
+        y, kept_branch = kept
+        tbranch = self.branch.jvp(tx, kept_branch)
+        return _ACTIVATIONS[self.activation][2](tbranch if self.gain == 1 else tbranch * self.gain, y)
 
 
 @dataclass
@@ -180,6 +202,13 @@ class _ResidualBlock:
         dx = ops.junction_joined(dskip, through, *self.gains)
         observe(self.site, shortcut_grad=dskip, branch_grad=through, total_grad=dx)
         return dx
+
+    def jvp(self, tx: Array, kept: Kept) -> Array:
+        y, _, kept_branch = kept
+        tbranch = self.branch.jvp(tx, kept_branch)
+        if self.learned is not None:
+            tbranch = tbranch * self.learned[:, None, None]
+        return _ACTIVATIONS[self.activation][2](ops.junction_jvp(tx, tbranch, *self.gains), y)
 
 
 class NumpyNetwork:
@@ -261,6 +290,31 @@ class NumpyNetwork:
                 edits.append(f"{block.site}: shortcut x {shortcut:g}, branch x {branch:g}")
         return "; ".join(edits)
 
+    def taped(self, batch: Any) -> tuple[Array, list[tuple[_Part, Kept]]]:
+        """The output, and the parts in order, each with what a forward pass kept for its backward.
+
+        For walks back through the network that are not its gradient, as `skipscope.engines.paths` has one.
+        """
+        with np.errstate(all="ignore"):
+            output, kept = self._chain.forward(self._inputs(batch), ignore)
+        return output, list(zip(self._chain.parts, kept, strict=True))
+
+    def jvp(self, batch: Any, tangent: Any) -> Array:
+        """How the output (s, b, n) moves when the batch moves along `tangent`, of the batch's shape: J tangent.
+
+        The parameters are held; batch normalisation's statistics move with the batch.
+
+        Raises:
+            InputError: the batch or the tangent does not fit the network.
+        """
+        with np.errstate(all="ignore"):
+            x = self._inputs(batch)
+            tx = np.asarray(tangent, self.spec.dtype, order="C")
+            if tx.shape not in (x.shape, x.shape[1:]):
+                raise InputError(f"tangent must have the batch's shape, {x.shape}; got {tx.shape}.")
+            _, kept = self._chain.forward(x, ignore)
+            return self._chain.jvp(np.broadcast_to(tx, x.shape), kept)
+
     def _junctions(self, at: str | Iterable[str] | None) -> list[_ResidualBlock]:
         junctions = [block for block in self._blocks if isinstance(block, _ResidualBlock)]
         if not junctions:
@@ -322,6 +376,33 @@ class NumpyNetwork:
         return _ResidualBlock(block.site, branch, gains, self.parameters.get(f"{block.site}.gain"), block.activation)
 
 
+def build_all(specs: Sequence[Spec], *, seed: int | Iterable[int]) -> list[NumpyNetwork]:
+    """The networks of several specs from the same seeds: bit for bit those of `build`, but drawn once where they can be.
+
+    A network whose weights are the beginning of a deeper one's (common random numbers: a plain network and a residual
+    one of the same width, every depth of a sweep) shares that one's arrays, which therefore cannot be written to.
+    """
+    seeds = draws.require_seeds(seed)
+    drawn: list[tuple[Spec, dict[str, Array]]] = []
+    networks: dict[int, NumpyNetwork] = {}
+    for index in sorted(range(len(specs)), key=lambda index: -specs[index].depth):
+        spec = specs[index]
+        weights = next((_cut(spec, deep, known) for deep, known in drawn if draws.begins(spec, deep)), None)
+        if weights is None:
+            weights = draws.weights(spec, seeds)
+            drawn.append((spec, weights))
+            for weight in weights.values():
+                weight.flags.writeable = False
+        networks[index] = NumpyNetwork(spec, seeds, _parameters(spec, seeds, weights))
+    return [networks[index] for index in range(len(specs))]
+
+
+def _cut(shallow: Spec, deep: Spec, weights: dict[str, Array]) -> dict[str, Array]:
+    """The weights of `shallow`, which are the first that were drawn for `deep`."""
+    pairs = zip(draws.drawing_order(shallow), draws.drawing_order(deep), strict=False)
+    return {mine.site: weights[theirs.site] for mine, theirs in pairs}
+
+
 def build(spec: Spec, *, seed: int | Iterable[int]) -> NumpyNetwork:
     """The network that `spec` describes, initialised from `seed`; several seeds give an ensemble of networks.
 
@@ -331,10 +412,14 @@ def build(spec: Spec, *, seed: int | Iterable[int]) -> NumpyNetwork:
         InputError: the seeds are not whole numbers of at least 0, or one comes twice.
     """
     seeds = draws.require_seeds(seed)
+    return NumpyNetwork(spec, seeds, _parameters(spec, seeds, draws.weights(spec, seeds)))
+
+
+def _parameters(spec: Spec, seeds: tuple[int, ...], weights: dict[str, Array]) -> dict[str, Array]:
     parameters: dict[str, Array] = {}
-    drawn, offsets = draws.weights(spec, seeds), draws.biases(spec, seeds)
+    offsets = draws.biases(spec, seeds)
     for layer in spec.layers:
-        parameters[f"{layer.site}.weight"] = drawn[layer.site]
+        parameters[f"{layer.site}.weight"] = weights[layer.site]
         if spec.bias:
             parameters[f"{layer.site}.bias"] = offsets[layer.site]
         if layer.normed:
@@ -344,7 +429,7 @@ def build(spec: Spec, *, seed: int | Iterable[int]) -> NumpyNetwork:
     for block in spec.body:
         if block.learned_gain:
             parameters[f"{block.site}.gain"] = np.zeros(len(seeds), spec.dtype)
-    return NumpyNetwork(spec, seeds, parameters)
+    return parameters
 
 
 def _norm_parameters(site: str, shape: tuple[int, int], dtype: str) -> dict[str, Array]:

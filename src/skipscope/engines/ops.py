@@ -1,7 +1,9 @@
 """The layers by hand: every forward with its backward under it, and the derivation above both.
 
 Notation: a function `f` maps arrays to arrays; `f_backward` takes `dy`, the gradient of a scalar loss by `y = f(x)`,
-and gives the gradient of the same loss by `x` (and by the parameters). Samples are rows. Every array may carry a
+and gives the gradient of the same loss by `x` (and by the parameters). `f_jvp` is the derivative the other way round: it
+takes `tx`, a direction in which x moves, and gives `ty = J tx`, how y then moves, the parameters held (a
+Jacobian-vector product, where `f_backward` has dx = J^T dy). Samples are rows. Every array may carry a
 leading seeds axis s: activations are (s, b, n), weights (s, n_out, n_in), biases, gamma and beta (s, n), gains (s,).
 The arrays of one network are contiguous and no operation mixes networks, so that a network gives the same bits alone
 and in an ensemble. This module imports NumPy alone.
@@ -19,23 +21,32 @@ __all__ = [
     "Normalised",
     "affine",
     "affine_backward",
+    "affine_backward_input",
+    "affine_backward_weight",
+    "affine_jvp",
     "batch_norm",
     "batch_norm_backward",
+    "batch_norm_jvp",
     "cross_entropy",
     "cross_entropy_backward",
     "junction",
     "junction_backward",
     "junction_joined",
+    "junction_jvp",
     "layer_norm",
     "layer_norm_backward",
+    "layer_norm_jvp",
     "linear",
     "linear_backward",
+    "linear_jvp",
     "mean_squared_error",
     "mean_squared_error_backward",
     "relu",
     "relu_backward",
+    "relu_jvp",
     "tanh",
     "tanh_backward",
+    "tanh_jvp",
 ]
 
 Array = NDArray[np.floating[Any]]
@@ -51,6 +62,7 @@ EPS = 1e-5
 #   dL/dx_j  = sum_i dy_i W_ij           dx = dy W
 #   dL/dW_ij = sum_samples dy_i x_j      dW = dy^T x
 #   dL/db_i  = sum_samples dy_i
+# and y moves with x by                  ty = tx W^T (the bias does not move)
 
 
 def affine(x: Array, weight: Array, bias: Array | None = None) -> Array:
@@ -63,11 +75,27 @@ def affine(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
 def affine_backward(dy: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
     """The gradients (dx, dW, db) of `affine`."""
+    return affine_backward_input(dy, weight), affine_backward_weight(dy, x), dy.sum(axis=-2)
+
+
+def affine_backward_input(dy: Array, weight: Array) -> Array:
+    """The gradient dx of `affine` alone: all that the layers below need."""
     dx: Array = np.matmul(dy, weight)
+    return dx
+
+
+def affine_backward_weight(dy: Array, x: Array) -> Array:
+    """The gradient dW of `affine` alone."""
     dy_columns = dy.swapaxes(-1, -2)
     # One sample gives an outer product, which NumPy multiplies out faster than BLAS does.
     dweight: Array = dy_columns * x if x.shape[-2] == 1 else np.matmul(dy_columns, x)
-    return dx, dweight, dy.sum(axis=-2)
+    return dweight
+
+
+def affine_jvp(tx: Array, weight: Array) -> Array:
+    """ty = tx W^T."""
+    ty: Array = np.matmul(tx, weight.swapaxes(-1, -2))
+    return ty
 
 
 # ---------------------------------------------------------------------------------------- activation functions
@@ -75,6 +103,7 @@ def affine_backward(dy: Array, x: Array, weight: Array) -> tuple[Array, Array, A
 # relu(x) = max(0, x): its derivative is 1 where x > 0 and 0 elsewhere (at 0 too, as everybody has it); the output
 # tells which, since y > 0 exactly where x > 0.
 # tanh: d tanh(x)/dx = 1 - tanh(x)^2, again a function of the output.
+# Each works entry by entry, so that J is diagonal, J^T = J, and ty is to tx what dx is to dy.
 
 
 def relu(x: Array) -> Array:
@@ -90,6 +119,11 @@ def relu_backward(dy: Array, y: Array) -> Array:
     return dx
 
 
+def relu_jvp(tx: Array, y: Array) -> Array:
+    """ty = tx where y > 0, else 0."""
+    return relu_backward(tx, y)
+
+
 def tanh(x: Array) -> Array:
     """y = tanh(x)."""
     y: Array = np.tanh(x)
@@ -102,6 +136,11 @@ def tanh_backward(dy: Array, y: Array) -> Array:
     return dx
 
 
+def tanh_jvp(tx: Array, y: Array) -> Array:
+    """ty = tx (1 - y^2)."""
+    return tanh_backward(tx, y)
+
+
 def linear(x: Array) -> Array:
     """y = x."""
     return x
@@ -112,6 +151,11 @@ def linear_backward(dy: Array, y: Array) -> Array:
     return dy
 
 
+def linear_jvp(tx: Array, y: Array) -> Array:
+    """ty = tx."""
+    return linear_backward(tx, y)
+
+
 # ------------------------------------------------------------------------------------------------ normalisation
 #
 # z = (x - m) r with m the mean and r = 1/sqrt(v + eps), v the (biased) variance, over n numbers; y = gamma z + beta.
@@ -119,6 +163,8 @@ def linear_backward(dy: Array, y: Array) -> Array:
 #   dz_i/dx_k = r (delta_ik - 1/n - z_i z_k / n).
 # With dz = gamma dy, therefore
 #   dx = r (dz - mean(dz) - z mean(dz z)),   dgamma = sum dy z,   dbeta = sum dy.
+# dz_i/dx_k does not change when i and k are swapped, so forwards
+#   tz = r (tx - mean(tx) - z mean(tx z)),   ty = gamma tz.
 # Batch normalisation (arXiv:1502.03167) takes the n numbers of a feature over the batch, layer normalisation
 # (arXiv:1607.06450) those of a sample over its features.
 
@@ -140,6 +186,11 @@ def batch_norm_backward(dy: Array, gamma: Array, kept: Normalised) -> tuple[Arra
     return _normalise_backward(dy, gamma, kept, axis=-2)
 
 
+def batch_norm_jvp(tx: Array, gamma: Array, kept: Normalised) -> Array:
+    """ty = gamma tz of `batch_norm`, whose mean and variance move with every sample."""
+    return gamma[..., None, :] * _through(tx, kept, axis=-2)
+
+
 def layer_norm(x: Array, gamma: Array, beta: Array) -> tuple[Array, Normalised]:
     """Normalise every sample over its features, then scale and shift it; x is (s, b, n), gamma and beta (s, n)."""
     return _normalise(x, gamma, beta, axis=-1)
@@ -150,6 +201,11 @@ def layer_norm_backward(dy: Array, gamma: Array, kept: Normalised) -> tuple[Arra
     return _normalise_backward(dy, gamma, kept, axis=-1)
 
 
+def layer_norm_jvp(tx: Array, gamma: Array, kept: Normalised) -> Array:
+    """ty = gamma tz of `layer_norm`."""
+    return gamma[..., None, :] * _through(tx, kept, axis=-1)
+
+
 def _normalise(x: Array, gamma: Array, beta: Array, axis: int) -> tuple[Array, Normalised]:
     centred = x - x.mean(axis=axis, keepdims=True)
     r = 1 / np.sqrt((centred * centred).mean(axis=axis, keepdims=True) + EPS)
@@ -158,10 +214,15 @@ def _normalise(x: Array, gamma: Array, beta: Array, axis: int) -> tuple[Array, N
 
 
 def _normalise_backward(dy: Array, gamma: Array, kept: Normalised, axis: int) -> tuple[Array, Array, Array]:
+    dx = _through(gamma[..., None, :] * dy, kept, axis)
+    return dx, (dy * kept.z).sum(axis=-2), dy.sum(axis=-2)
+
+
+def _through(dz: Array, kept: Normalised, axis: int) -> Array:
+    """dz times the symmetric matrix dz/dx."""
     z, r = kept
-    dz = gamma[..., None, :] * dy
-    dx = r * (dz - dz.mean(axis=axis, keepdims=True) - z * (dz * z).mean(axis=axis, keepdims=True))
-    return dx, (dy * z).sum(axis=-2), dy.sum(axis=-2)
+    dx: Array = r * (dz - dz.mean(axis=axis, keepdims=True) - z * (dz * z).mean(axis=axis, keepdims=True))
+    return dx
 
 
 # ----------------------------------------------------------------------------------------------------- junction
@@ -194,6 +255,11 @@ def junction_joined(dskip: Array, dbranch: Array, gain_s: float, gain_b: float) 
     if gain_b == 0:
         return dskip
     return dskip + dbranch
+
+
+def junction_jvp(tskip: Array, tbranch: Array, gain_s: float, gain_b: float) -> Array:
+    """How the sum moves when shortcut and branch do: it is linear in them."""
+    return junction(tskip, tbranch, gain_s, gain_b)[0]
 
 
 def _scaled(x: Array, gain: float) -> Array:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from skipscope import draws
+from skipscope import draws, losses
 from skipscope.draws import CotangentKind
-from skipscope.engines.numpy_engine import build
+from skipscope.engines.numpy_engine import NumpyNetwork, build_all
 from skipscope.errors import require_int
-from skipscope.probe import probe
+from skipscope.probe import Measured, one_thread
+from skipscope.probe import measure as measure_network
+from skipscope.protocol import Loss
 from skipscope.quantities import QUANTITIES, Quantity
 from skipscope.readings import Readings
 from skipscope.spec import Spec
@@ -24,7 +27,7 @@ __all__ = ["Cell", "Progress", "measure", "run"]
 Progress = Callable[[int, int], None]
 """Called with how many networks are measured, and how many there are in all."""
 
-_CHUNK_NUMBERS = 1 << 20  # weights and activations of a chunk: 8 MiB, about a core's share of the cache
+_CHUNK_NUMBERS = 1 << 21  # weights and activations of a chunk: 16 MiB, which the cores' common cache holds
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Cell:
         cotangent: the output gradient.
         quantities: what to measure.
         sites: patterns of the sites to report; None is all.
+        more: measures more than a probe does, on the same network, batch and loss, and adds it to what the probe
+            measured; a top-level function, so that it can be sent.
     """
 
     spec: Spec
@@ -46,18 +51,39 @@ class Cell:
     cotangent: CotangentKind = "gaussian"
     quantities: Mapping[str, Quantity] = field(default_factory=lambda: QUANTITIES)
     sites: tuple[str, ...] | None = None
+    more: Callable[[NumpyNetwork, Any, Loss, Measured], Measured] | None = None
 
 
-def measure(cell: Cell, seeds: Sequence[int]) -> Readings:
-    """The readings of one cell over some seeds, measured at once (a top-level function, so that it can be sent)."""
-    return probe(
-        build(cell.spec, seed=seeds),
-        cell.batch,
-        cotangent=cell.cotangent,
+def measure(cells: Sequence[Cell], seeds: Sequence[int]) -> list[Measured]:
+    """What every cell gives over some seeds, measured at once (a top-level function, so that it can be sent).
+
+    Weights, inputs and cotangents are drawn once for all cells that share them.
+    """
+    inputs = cache(lambda *shape: draws.normals(seeds, "input", shape))
+    sent = cache(lambda kind, batch, outputs: losses.cotangent(kind, seeds=seeds, batch=batch, outputs=outputs))
+    networks = build_all([cell.spec for cell in cells], seed=seeds)
+    with one_thread():
+        return [
+            _measured_one(
+                cell,
+                network,
+                inputs(cell.batch, cell.spec.stem.features),
+                sent(cell.cotangent, cell.batch, cell.spec.head.features),
+            )
+            for cell, network in zip(cells, networks, strict=True)
+        ]
+
+
+def _measured_one(cell: Cell, network: NumpyNetwork, batch: Any, loss: Loss) -> Measured:
+    measured = measure_network(
+        network,
+        batch,
+        loss,
         quantities=cell.quantities,
         sites=cell.sites,
-        factors=cell.factors,
+        factors={"data": "gaussian", "cotangent": cell.cotangent, **cell.factors},
     )
+    return measured if cell.more is None else cell.more(network, batch, loss, measured)
 
 
 def run(
@@ -82,36 +108,53 @@ def run(
     """
     known = draws.require_seeds(seeds)
     require_int("jobs", jobs, least=1)
-    tasks = [(cell, part) for cell in cells for part in _parts(known, _chunk(cell, chunk))]
-    total = sum(len(part) for _, part in tasks)
-    parts: list[Readings] = []
+    listed = list(cells)
+    tasks = [(group, part) for group in _groups(listed) for part in _parts(known, _chunk(group, chunk))]
+    found: dict[int, list[Measured]] = {id(cell): [] for cell in listed}
     done = 0
-    for readings, measured in _measured(tasks, jobs):
-        parts.append(readings)
-        done += measured
+    for (group, part), measured in zip(tasks, _measured(tasks, jobs), strict=True):
+        for cell, each in zip(group, measured, strict=True):
+            found[id(cell)].append(each)
+        done += len(group) * len(part)
         if progress is not None:
-            progress(done, total)
-    return Readings.concat(parts)
+            progress(done, len(listed) * len(known))
+    return Readings.concat(Measured.concat(found[id(cell)]).readings() for cell in listed)
 
 
-def _measured(tasks: Sequence[tuple[Cell, tuple[int, ...]]], jobs: int) -> Iterable[tuple[Readings, int]]:
+Task = tuple[tuple[Cell, ...], tuple[int, ...]]
+
+
+def _measured(tasks: Sequence[Task], jobs: int) -> Iterable[list[Measured]]:
     if jobs == 1:
-        return ((measure(cell, part), len(part)) for cell, part in tasks)
+        return (measure(*task) for task in tasks)
     from joblib import Parallel, delayed  # only several processes need it
 
-    finished: Iterable[Readings] = Parallel(n_jobs=jobs, return_as="generator")(
-        delayed(measure)(cell, part) for cell, part in tasks
+    finished: Iterable[list[Measured]] = Parallel(n_jobs=jobs, return_as="generator")(
+        delayed(measure)(*task) for task in tasks
     )
-    return ((readings, len(part)) for readings, (_, part) in zip(finished, tasks, strict=True))
+    return finished
+
+
+def _groups(cells: Sequence[Cell]) -> list[tuple[Cell, ...]]:
+    """Cells that share their draw, the deepest network of each group first."""
+    groups: list[list[Cell]] = []
+    for cell in sorted(cells, key=lambda cell: -cell.spec.depth):
+        known = next((group for group in groups if draws.begins(cell.spec, group[0].spec)), None)
+        if known is None:
+            groups.append([cell])
+        else:
+            known.append(cell)
+    return [tuple(group) for group in groups]
 
 
 def _parts(seeds: tuple[int, ...], size: int) -> Iterable[tuple[int, ...]]:
     return (seeds[start : start + size] for start in range(0, len(seeds), size))
 
 
-def _chunk(cell: Cell, chunk: int | None) -> int:
+def _chunk(group: Sequence[Cell], chunk: int | None) -> int:
     if chunk is not None:
         return require_int("chunk", chunk, least=1)
-    batch = require_int("batch", cell.batch, least=1)
-    activations = batch * sum(layer.fan_out for layer in cell.spec.layers)
-    return max(1, _CHUNK_NUMBERS // (cell.spec.parameters + activations))
+    batch = max(require_int("batch", cell.batch, least=1) for cell in group)
+    deepest = group[0].spec  # whose weights the others share
+    activations = batch * sum(layer.fan_out for layer in deepest.layers)
+    return max(1, _CHUNK_NUMBERS // (deepest.parameters + activations))
