@@ -185,7 +185,8 @@ def _extra(xp: Any, x: Array, flat: Array, fields: Collection[Field], odd: Array
     if "sum" in fields:
         found["sum"] = xp.sum(flat, axis=1)
     if "positive" in fields:
-        found["positive"] = xp.astype(xp.count_nonzero(flat > 0, axis=1), xp.float64)
+        # Of x itself: in units of the largest, the smallest may be 0.
+        found["positive"] = xp.astype(xp.count_nonzero(xp.reshape(x > 0, flat.shape), axis=1), xp.float64)
     if "nonfinite" in fields:
         finite = not bool(xp.any(odd))
         found["nonfinite"] = (
