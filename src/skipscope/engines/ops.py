@@ -1,10 +1,10 @@
 """The layers by hand: every forward with its backward under it, and the derivation above both.
 
 Notation: a function `f` maps arrays to arrays; `f_backward` takes `dy`, the gradient of a scalar loss by `y = f(x)`,
-and gives the gradient of the same loss by `x` (and by the parameters). `f_jvp` is the derivative the other way round: it
-takes `tx`, a direction in which x moves, and gives `ty = J tx`, how y then moves, the parameters held (a
-Jacobian-vector product, where `f_backward` has dx = J^T dy). Samples are rows. Every array may carry a
-leading seeds axis s: activations are (s, b, n), weights (s, n_out, n_in), biases, gamma and beta (s, n), gains (s,).
+and gives the gradient of the same loss by `x` (and by the parameters). `f_jvp` is the derivative the other way round:
+it takes `tx`, a direction in which x moves, and gives `ty = J tx`, how y then moves, the parameters held (a
+Jacobian-vector product, where `f_backward` has dx = J^T dy). Samples are rows. Every array may carry a leading seeds
+axis s: activations are (s, b, n), weights (s, n_out, n_in), biases, gamma and beta (s, n), gains (s,).
 The arrays of one network are contiguous and no operation mixes networks, so that a network gives the same bits alone
 and in an ensemble. This module imports NumPy alone.
 """

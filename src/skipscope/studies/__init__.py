@@ -6,7 +6,25 @@ the readings mean is said elsewhere (summary, diagnosis, report), from the readi
 
 from __future__ import annotations
 
+from skipscope.studies.correlation import CORRELATION_DESIGNS, CORRELATION_QUANTITIES, correlation, correlation_data
 from skipscope.studies.flow import DIAGNOSIS_QUANTITIES, FLOW_QUANTITIES, flow
+from skipscope.studies.highway import HIGHWAY_QUANTITIES, highway
+from skipscope.studies.jacobian import JACOBIAN_DESIGNS, JACOBIAN_QUANTITIES, jacobian, spectrum_data
 from skipscope.studies.notebook import notebook
 
-__all__ = ["DIAGNOSIS_QUANTITIES", "FLOW_QUANTITIES", "flow", "notebook"]
+__all__ = [
+    "CORRELATION_DESIGNS",
+    "CORRELATION_QUANTITIES",
+    "DIAGNOSIS_QUANTITIES",
+    "FLOW_QUANTITIES",
+    "HIGHWAY_QUANTITIES",
+    "JACOBIAN_DESIGNS",
+    "JACOBIAN_QUANTITIES",
+    "correlation",
+    "correlation_data",
+    "flow",
+    "highway",
+    "jacobian",
+    "notebook",
+    "spectrum_data",
+]

@@ -2,16 +2,21 @@
 
 A cell is one kind of network measured in one way. Every seed is measured by itself, so neither the size of a chunk nor
 the number of workers changes a bit of any reading; they only change the time.
+
+Long work goes into a folder (see `skipscope.runs`), part by part: a part is a task of several chunks, big enough that
+writing it costs little beside measuring it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from skipscope import draws, losses
+from skipscope import draws, losses, runs
 from skipscope.draws import CotangentKind
 from skipscope.engines.numpy_engine import NumpyNetwork, build_all
 from skipscope.errors import require_int
@@ -22,12 +27,14 @@ from skipscope.quantities import QUANTITIES, Quantity
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 
-__all__ = ["Cell", "Progress", "measure", "run"]
+__all__ = ["Cell", "Progress", "measure", "measure_part", "run"]
 
 Progress = Callable[[int, int], None]
 """Called with how many networks are measured, and how many there are in all."""
 
 _CHUNK_NUMBERS = 1 << 21  # weights and activations of a chunk: 16 MiB, which the cores' common cache holds
+_PART_CHUNKS = 16  # chunks a part: about a second's work, lost at most by each worker when it is killed
+_PART_ROWS = 1 << 18  # readings a part, where sites are many: 10 MB
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,12 @@ def _measured_one(cell: Cell, network: NumpyNetwork, batch: Any, loss: Loss) -> 
     return measured if cell.more is None else cell.more(network, batch, loss, measured)
 
 
+def measure_part(part: int, cells: Sequence[Cell], seeds: Sequence[int], chunk: int) -> tuple[int, Readings]:
+    """A part's number and its readings: cells over some seeds, `chunk` at a time (a top-level function, likewise)."""
+    found = [measure(cells, some) for some in _parts(tuple(seeds), chunk)]
+    return part, Readings.concat(Measured.concat(each).readings() for each in zip(*found, strict=True))
+
+
 def run(
     cells: Iterable[Cell],
     seeds: int | Iterable[int],
@@ -93,6 +106,8 @@ def run(
     chunk: int | None = None,
     jobs: int = 1,
     progress: Progress | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    keep: Callable[[Readings], Readings] | None = None,
 ) -> Readings:
     """The readings of all cells over all seeds.
 
@@ -100,15 +115,21 @@ def run(
         cells: what to measure.
         seeds: the seeds of every cell.
         chunk: networks measured at once; None chooses it from their size.
-        jobs: worker processes; 1 measures in this one.
+        jobs: worker processes; 1 measures in this one, -1 takes all that joblib's backend has (the machine's cores, or
+            a cluster's, under `joblib.parallel_config`).
         progress: see `Progress`.
+        folder: keeps what is measured, so that the same call goes on where it was stopped; see `skipscope.runs`. There
+            a quantity is known by its name.
+        keep: with a folder: what of a part belongs to the readings that are returned; None is all.
 
     Raises:
-        InputError: a seed, the chunk or the jobs make no sense.
+        InputError: a seed, the chunk or the jobs make no sense, or the folder holds something else.
     """
     known = draws.require_seeds(seeds)
-    require_int("jobs", jobs, least=1)
+    _require_jobs(jobs)
     listed = list(cells)
+    if folder is not None:
+        return _run_in(folder, listed, known, chunk=chunk, jobs=jobs, progress=progress, keep=keep)
     tasks = [(group, part) for group in _groups(listed) for part in _parts(known, _chunk(group, chunk))]
     found: dict[int, list[Measured]] = {id(cell): [] for cell in listed}
     done = 0
@@ -121,18 +142,129 @@ def run(
     return Readings.concat(Measured.concat(found[id(cell)]).readings() for cell in listed)
 
 
+def _require_jobs(jobs: int) -> None:
+    if jobs != -1:
+        require_int("jobs", jobs, least=1)
+
+
 Task = tuple[tuple[Cell, ...], tuple[int, ...]]
 
 
 def _measured(tasks: Sequence[Task], jobs: int) -> Iterable[list[Measured]]:
-    if jobs == 1:
-        return (measure(*task) for task in tasks)
-    from joblib import Parallel, delayed  # only several processes need it
+    return (measure(*task) for task in tasks) if jobs == 1 else _spread(measure, tasks, jobs, "generator")
 
-    finished: Iterable[list[Measured]] = Parallel(n_jobs=jobs, return_as="generator")(
-        delayed(measure)(*task) for task in tasks
-    )
-    return finished
+
+def _spread(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], jobs: int, return_as: str) -> Iterator[Any]:
+    """The results of a function for every task, from worker processes, as they come."""
+    from joblib import Parallel, delayed, effective_n_jobs  # only several processes need it
+
+    calls = [delayed(function)(*task) for task in tasks]
+    try:
+        workers = Parallel(n_jobs=jobs, return_as=return_as)
+    except ValueError:  # a backend that gives whole lists only, as Ray's does: one list after the other
+        with Parallel(n_jobs=jobs) as pool:
+            size = 2 * effective_n_jobs(jobs)
+            for start in range(0, len(calls), size):
+                yield from pool(calls[start : start + size])
+    else:
+        yield from workers(calls)
+
+
+# ------------------------------------------------------------------------------------------------------ in a folder
+
+
+def _run_in(
+    folder: str | os.PathLike[str],
+    cells: Sequence[Cell],
+    seeds: tuple[int, ...],
+    *,
+    chunk: int | None,
+    jobs: int,
+    progress: Progress | None,
+    keep: Callable[[Readings], Readings] | None,
+) -> Readings:
+    tasks: list[tuple[int, tuple[Cell, ...], tuple[int, ...], int]] = []
+    for group in _groups(cells):
+        size = _chunk(group, chunk)
+        for part in _parts(seeds, _part_size(group, size)):
+            tasks.append((len(tasks), group, part, size))
+    kept: dict[int, Readings] = {}
+    done = 0
+
+    def told(part: int, readings: Readings) -> None:
+        nonlocal done
+        kept[part] = readings if keep is None else keep(readings)
+        done += len(tasks[part][1]) * len(tasks[part][2])
+
+    def show() -> None:
+        if progress is not None:
+            progress(done, len(cells) * len(seeds))
+
+    with runs.opened(folder, _plan(cells, seeds, tasks), parts=len(tasks)) as place:
+        for part in range(len(tasks)):
+            if (readings := place.load(part)) is not None:
+                told(part, readings)
+        show()
+        left = [task for task in tasks if task[0] not in kept]
+        try:
+            for part, readings in _measured_parts(left, jobs):
+                place.save(part, readings)
+                told(part, readings)
+                show()
+        except KeyboardInterrupt as stopped:
+            stopped.add_note(f"{len(kept)} of {len(tasks)} parts are in {str(place.folder)!r}; the same call goes on.")
+            raise
+        readings = Readings.concat(kept.pop(part) for part in range(len(tasks)))
+        place.finish(readings)
+    return readings
+
+
+def _measured_parts(tasks: Sequence[tuple[Any, ...]], jobs: int) -> Iterable[tuple[int, Readings]]:
+    if jobs == 1 or not tasks:
+        return (measure_part(*task) for task in tasks)
+    # Whichever is ready is written: what waited for its turn would be lost when the process is killed.
+    return _spread(measure_part, tasks, jobs, "generator_unordered")
+
+
+def _part_size(group: Sequence[Cell], chunk: int) -> int:
+    """Seeds a part: whole chunks of a group of cells."""
+    rows = sum(len(cell.quantities) * (1 if cell.sites else cell.spec.depth + len(cell.spec.body)) for cell in group)
+    return chunk * max(1, min(_PART_CHUNKS, _PART_ROWS // (chunk * max(rows, 1))))
+
+
+def _plan(cells: Sequence[Cell], seeds: tuple[int, ...], tasks: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    """What is measured, as JSON: whatever would change a number or move it to another part."""
+    return {
+        "seeds": _ranges(seeds),
+        "cells": [_described(cell) for cell in cells],
+        "tasks": [{"cells": [cells.index(cell) for cell in group], "seeds": _ranges(part)} for _, group, part, _ in tasks],
+    }
+
+
+def _described(cell: Cell) -> dict[str, Any]:
+    return {
+        "spec": json.loads(cell.spec.to_json()),
+        "factors": dict(cell.factors),
+        "batch": cell.batch,
+        "cotangent": cell.cotangent,
+        "quantities": list(cell.quantities),
+        "sites": None if cell.sites is None else list(cell.sites),
+        "more": None if cell.more is None else f"{cell.more.__module__}.{cell.more.__qualname__}",
+    }
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    """Seeds in short: `0-199, 300`."""
+    found: list[list[int]] = []
+    for seed in seeds:
+        if found and seed == found[-1][1] + 1:
+            found[-1][1] = seed
+        else:
+            found.append([seed, seed])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+
+
+# ------------------------------------------------------------------------------------------------------------ chunks
 
 
 def _groups(cells: Sequence[Cell]) -> list[tuple[Cell, ...]]:

@@ -1,0 +1,442 @@
+"""Study `correlation`: how alike the gradients at two inputs are, over depth and seeds (shattering).
+
+Two inputs x_1, x_2 go through the same network, and the same random vector v is sent back from both outputs. The
+quantity is the cosine between the gradients that arrive, g_i = J(x_i)^T v, one number a network; the *correlation* is
+its mean over networks. Balduzzi et al. 2017 (arXiv:1702.08591) found that depth shatters gradients: in plain networks
+they come to be as unrelated as white noise, and skip connections slow that down. Which regime is measured must be said,
+because it decides the outcome:
+
+- **Their 2^-L** assumes that two inputs open the same gate with probability 1/4 in every layer, as if the layer's
+  inputs were unrelated. Batch normalisation keeps them so, by taking away what all samples share.
+- **Without centring** a He network aligns any two inputs (their activations share a positive mean), the gates agree
+  more and more, and the correlation falls as a power of depth, about L^-3 (`gradient_correlation` below).
+
+*Law.* Let c be the cosine between two inputs of a wide layer, w.x_1 and w.x_2 then being Gaussian with correlation c.
+Both gates are open with probability (pi - arccos c)/(2 pi), one of them with probability 1/2, and so
+
+    kappa_0(c) = (pi - arccos c)/pi                          what a ReLU layer leaves of the gradients' correlation
+    kappa_1(c) = (sqrt(1 - c^2) + c (pi - arccos c))/pi      the cosine of its outputs
+
+(arc-cosine kernels: Cho and Saul 2009). Gradients are taken to be independent of activations, as in every law of
+infinite width. A plain network multiplies kappa_0 over its ReLU layers. At a junction x + a F(x) whose branch ends in
+a linear layer (pre-activation order), covariances add as squares do: with g the branch's squared gain times a^2, and k
+the product of its layers' kappa_0, the factor is (1 + g k)/(1 + g), and the cosine moves to (c + g c_F)/(1 + g).
+
+*Other definitions.* Pooling, sum <g_1, g_2> / sum |g|^2 over networks, weights networks by their squared gradient; the
+readings `gradient_inner` and `gradient_square` are there for it. Balduzzi's correlation is of the derivative by one
+input number over networks, with the mean taken away; by symmetry of v that mean is 0, and it is the pooled one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import ArrayLike, NDArray
+
+from skipscope import draws
+from skipscope.engines.numpy_engine import NumpyNetwork, build
+from skipscope.errors import InputError, choose, require_int, require_number
+from skipscope.losses import Cotangent
+from skipscope.probe import probe
+from skipscope.protocol import sites_of
+from skipscope.quantities import Quantity
+from skipscope.readings import Readings
+from skipscope.spec import Spec, Stage
+from skipscope.studies.gather import gather
+from skipscope.studies.jacobian import coupled, named_design
+
+__all__ = [
+    "CORRELATION_DESIGNS",
+    "CORRELATION_QUANTITIES",
+    "CorrelationCell",
+    "Pair",
+    "correlation",
+    "correlation_data",
+    "expected_correlation",
+    "gradient_correlation",
+    "measure",
+    "relu_cosine",
+    "shared_gates",
+]
+
+Array = NDArray[np.float64]
+
+CORRELATION_DESIGNS: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "plain": ("plain", {}),
+    "residual": ("residual", {}),
+    "residual, pre-activation": ("residual", {"order": "pre-activation"}),
+    "residual, 1/sqrt(L)": ("residual", {"order": "pre-activation", "branch_gain": "1/sqrt(L)"}),
+    "plain, layer norm": ("plain", {"norm": "layer"}),
+    "residual, layer norm": ("residual", {"order": "pre-activation", "norm": "layer"}),
+    "plain, batch norm": ("plain", {"norm": "batch"}),
+    "residual, batch norm": ("residual", {"order": "pre-activation", "norm": "batch"}),
+}
+"""The designs of the study: one of `skipscope.designs.DESIGNS`, and fields of `Spec.dense`."""
+
+
+# --------------------------------------------------------------------------------------------------- quantities
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What the quantities of this study are formulas on: the two samples' rows at a site, of shape (s, 2, n) each."""
+
+    activation: Array
+    gradient: Array
+
+
+def _cosine(rows: Array) -> Any:
+    units, norms = _units(rows)
+    return np.ma.masked_array((units[:, 0] * units[:, 1]).sum(axis=-1), mask=(norms == 0).any(axis=1))
+
+
+def _units(rows: Array) -> tuple[Array, Array]:
+    """Every row over its norm (0 stays 0), and the norm."""
+    with np.errstate(all="ignore"):
+        scale = np.abs(rows).max(axis=-1, keepdims=True)  # squares must not overflow where the numbers do not
+        scaled = rows / np.where(scale == 0, 1.0, scale)
+        size = np.sqrt((scaled * scaled).sum(axis=-1, keepdims=True))
+        return scaled / np.where(size == 0, 1.0, size), (scale * size)[..., 0]
+
+
+def _inner(pair: Pair) -> Any:
+    with np.errstate(all="ignore"):
+        return (pair.gradient[:, 0] * pair.gradient[:, 1]).sum(axis=-1)
+
+
+def _square(pair: Pair) -> Any:
+    with np.errstate(all="ignore"):
+        return (pair.gradient * pair.gradient).sum(axis=(-2, -1)) / 2
+
+
+_SHATTERED = "Balduzzi et al. 2017, arXiv:1702.08591"
+CORRELATION_QUANTITIES: dict[str, Quantity] = {
+    "gradient_cosine": Quantity(
+        formula=lambda pair: _cosine(pair.gradient),
+        symbol="cos(g_1, g_2)",
+        unit="dimensionless",
+        about="Cosine between the gradients by the site's activation at two inputs, the same vector sent back.",
+        source=_SHATTERED,
+        at_init="about depth^-3 in a plain He network without centring, from orthogonal inputs",
+    ),
+    "activation_cosine": Quantity(
+        formula=lambda pair: _cosine(pair.activation),
+        symbol="cos(a_1, a_2)",
+        unit="dimensionless",
+        about="Cosine between the site's activations at two inputs; at the input it is what was asked for.",
+        source="Cho & Saul 2009 (arc-cosine kernels)",
+        at_init="tends to 1 with depth in a ReLU network without centring",
+    ),
+    "gradient_inner": Quantity(
+        formula=_inner,
+        symbol="<g_1, g_2>",
+        unit="loss per activation, squared",
+        about="Inner product of the two gradients; over `gradient_square`, both summed over seeds: pooled correlation.",
+        source=_SHATTERED,
+    ),
+    "gradient_square": Quantity(
+        formula=_square,
+        symbol="(|g_1|^2 + |g_2|^2)/2",
+        unit="loss per activation, squared",
+        about="Mean of the two gradients' squared norms.",
+    ),
+}
+"""What the study measures, in the order of the docs; the formulas are on a `Pair` instead of a `View`."""
+
+
+# --------------------------------------------------------------------------------------------------- the study
+
+
+@dataclass(frozen=True)
+class CorrelationCell:
+    """One kind of network, and which pair of inputs it is shown.
+
+    Attributes:
+        spec: the network.
+        factors: the study's columns in the table of cells.
+        cosine: between the two inputs; None leaves them as they are drawn.
+        batch: samples a network; the first two are the pair.
+        sites: where it is measured; None is everywhere.
+    """
+
+    spec: Spec
+    factors: Mapping[str, Any]
+    cosine: float | None = 0.0
+    batch: int = 2
+    sites: tuple[str, ...] | None = ("input",)
+
+
+def correlation(
+    *,
+    depths: Iterable[int] = (5, 10, 20, 40),
+    width: int = 100,
+    designs: Iterable[str] = tuple(CORRELATION_DESIGNS),
+    cosine: float | None = 0.0,
+    sites: Iterable[str] | None = ("input",),
+    seeds: int | Iterable[int] = range(200),
+    batch: int = 32,
+    chunk: int | None = None,
+    jobs: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    **fields: Any,
+) -> Readings:
+    """Measure the correlation of gradients between two inputs, over depth and seeds.
+
+    The inputs are Gaussian and of one length; the second is turned until their cosine is `cosine`. Under batch
+    normalisation they are the first two of `batch` Gaussian samples, and g_i is the gradient of <v, y_i> alone by x_i,
+    with the batch's statistics moving along (the total derivative, as in the study `jacobian`).
+
+    Args:
+        depths: d: weight layers of a plain network, blocks of a residual one (see `skipscope.designs`).
+        width: units of the hidden layers; a sample has as many features, and the output too, unless `fields` differ.
+        designs: names in `CORRELATION_DESIGNS`.
+        cosine: between the two inputs, from -1 to 1: 0 is orthogonal. None leaves them independent, as drawn.
+        sites: names of sites to report; None is all of them.
+        seeds: the seeds; every design sees the same.
+        batch: samples of a network with batch normalisation; others are shown the two.
+        chunk, jobs, progress: see `skipscope.studies.gather.gather`.
+        **fields: further fields of `Spec.dense`.
+
+    Raises:
+        InputError: a design, a depth, the cosine or a field makes no sense.
+    """
+    names = list(dict.fromkeys([designs] if isinstance(designs, str) else designs))
+    if not names:
+        raise InputError(f"designs is empty: name at least one of {', '.join(CORRELATION_DESIGNS)}.")
+    if cosine is not None and not -1 <= require_number("cosine", cosine) <= 1:
+        raise InputError(f"cosine must be from -1 to 1; got {cosine!r}.")
+    chosen = None if sites is None else tuple([sites] if isinstance(sites, str) else sites)
+    regime = {"inputs": "independent"} if cosine is None else {"inputs": _regime(cosine), "input_cosine": float(cosine)}
+    cells = []
+    for name in names:
+        choose("design", name, CORRELATION_DESIGNS)
+        for depth in depths:
+            spec = named_design(CORRELATION_DESIGNS, name, depth=depth, width=width, **fields)
+            if cosine is not None and spec.stem.features < 2:
+                raise InputError("features must be at least 2 for two inputs of a chosen cosine; or use cosine=None.")
+            factors = {"study": "correlation", "design": name, "depth": depth, **regime}
+            samples = require_int("batch", batch, least=2) if coupled(spec) else 2
+            cells.append(CorrelationCell(spec, factors, cosine, samples, chosen))
+    return gather(measure, cells, seeds, numbers=_numbers, chunk=chunk, jobs=jobs, progress=progress)
+
+
+def measure(cell: CorrelationCell, seeds: tuple[int, ...]) -> Readings:
+    """The readings of one cell over some seeds (a top-level function, so that it can be sent)."""
+    network = build(cell.spec, seed=seeds)
+    batch = draws.normals(seeds, "input", (cell.batch, cell.spec.stem.features))
+    if cell.cosine is not None:
+        batch[:, 1] = _turned(batch[:, 0], batch[:, 1], cell.cosine)
+    v = draws.normals(seeds, "cotangent", (1, cell.spec.head.features))
+    sites = [site.site for site in sites_of(cell.spec) if site.kind != "network"]
+    for name in cell.sites or ():
+        choose("site", name, sites)
+    chosen = [site for site in sites if cell.sites is None or site in cell.sites]
+    from threadpoolctl import threadpool_limits  # not at import, which `skipscope --help` pays for
+
+    with threadpool_limits(limits=1, user_api="blas"):  # the same bits on every machine
+        pairs = _pairs(network, batch, v, chosen)
+    told = {"data": f"gaussian, {cell.factors['inputs']}", "cotangent": "gaussian, the same twice", "batch": cell.batch}
+    # The probe makes the table; the samples that it runs meanwhile are shown for nothing, so they are few.
+    return probe(
+        network,
+        batch[:, :2],
+        cotangent="ones",
+        quantities={name: _known(each, pairs) for name, each in CORRELATION_QUANTITIES.items()},
+        sites=chosen,
+        factors={**told, **cell.factors},
+    )
+
+
+def _known(each: Quantity, pairs: Mapping[str, Pair]) -> Quantity:
+    """The quantity with its formula bound to what was found."""
+    formula = each.formula
+    return replace(each, formula=lambda view: formula(pairs[view.site.site]), where=lambda site: site.site in pairs)
+
+
+def _pairs(network: NumpyNetwork, batch: Array, v: Array, sites: Sequence[str]) -> dict[str, Pair]:
+    """Both samples' activations and gradients at the sites: each sample's gradient is that of its own output."""
+    rows: list[slice] = [slice(0, 1), slice(1, 2)] if coupled(network.spec) else [slice(0, 2)]
+    found = {site: Pair(np.empty(0), np.empty(0)) for site in sites}
+    for which in rows:
+        sent = np.zeros((*batch.shape[:2], v.shape[-1]))
+        sent[:, which] = v
+        seen = _Rows(which, set(sites))
+        network.run(batch, Cotangent(sent), seen)
+        for site in sites:
+            found[site] = Pair(
+                _joined(found[site].activation, seen.kept[site, "activation"]),
+                _joined(found[site].gradient, seen.kept[site, "activation_grad"]),
+            )
+    return found
+
+
+def _joined(before: Array, rows: Array) -> Array:
+    return rows if before.size == 0 else np.concatenate([before, rows], axis=1)
+
+
+class _Rows:
+    """The observer that keeps some samples' rows of the activations and their gradients."""
+
+    def __init__(self, rows: slice, sites: set[str]) -> None:
+        self.rows = rows
+        self.sites = sites
+        self.kept: dict[tuple[str, str], Array] = {}
+
+    def wants(self, site: str, role: str) -> bool:
+        return site in self.sites and role in ("activation", "activation_grad")
+
+    def __call__(self, site: str, /, **roles: Any) -> None:
+        for role, array in roles.items():
+            if self.wants(site, role):
+                self.kept[site, role] = np.array(array[:, self.rows], np.float64)
+
+
+def _turned(x: Array, other: Array, cosine: float) -> Array:
+    """`other` (s, n), turned in its plane with x, and of x's length, so that their cosine is as asked."""
+    (along, across), norm = _frame(x, other)
+    turned: Array = norm * (cosine * along + (1 - cosine * cosine) ** 0.5 * across)
+    return turned
+
+
+def _frame(x: Array, other: Array) -> tuple[tuple[Array, Array], Array]:
+    """Two orthogonal unit vectors, the first of them along x, that span both; and the norm of x, of shape (s, 1)."""
+    norm = np.sqrt((x * x).sum(axis=-1, keepdims=True))
+    along = x / norm
+    across = other
+    for _ in range(2):  # the second time takes out what rounding has left
+        across = across - (across * along).sum(axis=-1, keepdims=True) * along
+    return (along, across / np.sqrt((across * across).sum(axis=-1, keepdims=True))), norm
+
+
+def _regime(cosine: float) -> str:
+    return "orthogonal" if cosine == 0 else f"cosine {cosine:g}"
+
+
+def _numbers(cell: CorrelationCell) -> int:
+    return cell.spec.parameters + 2 * cell.batch * sum(layer.fan_out for layer in cell.spec.layers)
+
+
+# -------------------------------------------------------------------------------------------- theory, and the chart
+
+
+def shared_gates(cosine: ArrayLike) -> Array:
+    """kappa_0: the correlation that a wide ReLU layer leaves of two gradients, its inputs being of that cosine."""
+    gates: Array = 1 - np.arccos(np.clip(cosine, -1, 1)) / np.pi
+    return gates
+
+
+def relu_cosine(cosine: ArrayLike) -> Array:
+    """kappa_1: the cosine between the outputs of a wide ReLU layer whose inputs are of that cosine."""
+    c = np.clip(np.asarray(cosine, np.float64), -1, 1)
+    return np.asarray(np.sqrt(1 - c * c) / np.pi + c * shared_gates(c))
+
+
+def gradient_correlation(layers: int, cosine: float = 0.0) -> Array:
+    """The law for a plain He network without centring: the correlation of gradients behind 0, 1, ..., `layers` layers.
+
+    All are ReLU layers. From orthogonal inputs it is 0.1416, 0.0500, 0.0133 and 0.0028 behind 4, 8, 16 and 32 of them:
+    about L^-3, since 1 - c_l tends to 9 pi^2/(2 l^2), and not the 2^-L of centred networks.
+    """
+    require_int("layers", layers, least=0)
+    found = [1.0]
+    for _ in range(layers):
+        found.append(found[-1] * float(shared_gates(cosine)))
+        cosine = float(relu_cosine(cosine))
+    return np.array(found)
+
+
+def expected_correlation(spec: Spec, cosine: float = 0.0) -> float | None:
+    """The law for a network, at infinite width: between the gradients by its input; None where there is none.
+
+    It holds for ReLU layers without biases and norms, in plain networks and in blocks of pre-activation order, whatever
+    the (centred) initialisation. In the other orders the branch has a mean of its own.
+    """
+    if spec.bias or spec.stem.norm != "none" or not all(_holds(stage) for stage in spec.stages):
+        return None
+    if "tanh" in {spec.stem.activation, spec.head.activation}:
+        return None
+    state = _through(_State(1.0, cosine), spec.stem.activation)
+    for block in spec.body:
+        branch, gain = _State(1.0, state.cosine), block.branch_gain**2
+        for layer in block.layers:
+            branch = _through(branch, layer.activation)
+            gain *= layer.fan_out * draws.weight_variance(spec, layer) * (0.5 if layer.activation == "relu" else 1.0)
+        if block.plain:
+            state = _through(_State(state.correlation * branch.correlation, branch.cosine), block.activation)
+            continue
+        whole = block.shortcut_gain**2 + gain
+        state = _State(
+            state.correlation * (block.shortcut_gain**2 + gain * branch.correlation) / whole,
+            (block.shortcut_gain**2 * state.cosine + gain * branch.cosine) / whole,
+        )
+    if spec.pre_activation:
+        state = _through(state, spec.stages[-1].activation)
+    return _through(state, spec.head.activation).correlation
+
+
+@dataclass(frozen=True)
+class _State:
+    """On the way through the layers: what is left of the gradients' correlation, and the activations' cosine."""
+
+    correlation: float
+    cosine: float
+
+
+def _through(state: _State, activation: str) -> _State:
+    if activation == "linear":
+        return state
+    return _State(state.correlation * float(shared_gates(state.cosine)), float(relu_cosine(state.cosine)))
+
+
+def _holds(stage: Stage) -> bool:
+    sums = stage.plain or (stage.order == "pre-activation" and not stage.gains.silent)
+    return stage.norm == "none" and stage.activation in ("relu", "linear") and sums
+
+
+def correlation_data(readings: Readings, *, site: str = "input") -> pl.DataFrame:
+    """What a chart of the correlation against depth is drawn from: one row a design, regime and depth.
+
+    Returns:
+        Columns `design`, `inputs`, `depth`, `width`, `batch`; `n` networks, less those where a gradient is 0 or not
+        finite; `correlation`, their mean cosine, with `low` and `high`, its 95 % interval over seeds (normal; null for
+        one seed); the quantiles `q05`, `q50`, `q95` of single networks; `pooled`, see the module; `law`,
+        `expected_correlation` at the inputs' cosine (0 for independent ones) at the site `input`, null where there is
+        none; `halving`, 2^-(ReLU layers), Balduzzi's plain network with centring.
+
+    Raises:
+        InputError: the readings hold none of this study at the site.
+    """
+    here = readings.rows.filter(pl.col("site") == site, pl.col("quantity").is_in(list(CORRELATION_QUANTITIES)))
+    if here.filter(pl.col("quantity") == "gradient_cosine").is_empty():
+        raise InputError(f"site {site!r} has no gradient_cosine in these readings: measure it with `correlation`.")
+    named, finite = pl.col("quantity"), pl.col("value").is_finite()
+    cosine = pl.col("value").filter(named == "gradient_cosine", finite)
+    inner, square = (pl.col("value").filter(named == f"gradient_{name}") for name in ("inner", "square"))
+    half = 1.959963984540054 * cosine.std() / cosine.len().sqrt()
+    table = here.group_by("cell").agg(
+        n=cosine.len().cast(pl.Int64),
+        correlation=cosine.mean(),
+        low=cosine.mean() - half,
+        high=cosine.mean() + half,
+        **{name: cosine.quantile(level, "linear") for name, level in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95))},
+        pooled=inner.sum() / square.sum(),
+    )
+    laws = pl.DataFrame(
+        [(cell["cell"], *_laws(cell, site)) for cell in readings.cells.iter_rows(named=True)],
+        schema={"cell": pl.String, "law": pl.Float64, "halving": pl.Float64},
+        orient="row",
+    )
+    cells = readings.cells.select("cell", "design", "inputs", "depth", "width", "batch")
+    return cells.join(table, on="cell").join(laws, on="cell").drop("cell").sort("design", "inputs", "depth", "width")
+
+
+def _laws(cell: Mapping[str, Any], site: str) -> tuple[float | None, float | None]:
+    if cell["study"] != "correlation" or site != "input" or cell["edit"]:
+        return None, None
+    spec = Spec.from_json(cell["spec"])
+    relus = sum(each.kind == "layer" and each.activation == "relu" for each in sites_of(spec))
+    return expected_correlation(spec, cell.get("input_cosine") or 0.0), 0.5**relus
