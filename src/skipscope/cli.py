@@ -1,4 +1,4 @@
-"""The command line: `skipscope demo | flow | diagnose | report | compare`.
+"""The command line: `skipscope demo | flow | sweep | theory | diagnose | report | compare`.
 
 Results go to stdout, in the format that was asked for and nothing else; progress goes to stderr, and only to a
 terminal. What the user can mend is one line on stderr and exit code 2. Files are checked before an hour of work, not
@@ -14,11 +14,13 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 import polars as pl
+import polars.selectors as cs
 
 from skipscope import __version__
 from skipscope.errors import InputError
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from skipscope.diagnosis import Finding
     from skipscope.readings import Readings
     from skipscope.studies.ensemble import Progress
+    from skipscope.theory import Prediction
 
 __all__ = ["cli", "main"]
 
@@ -92,13 +95,7 @@ _drawing = _options(
     click.option("--dtype", default="float64", show_default=True, help="float64 or float32."),
     click.option("--jobs", type=int, default=1, show_default=True, help="Worker processes; the numbers stay the same."),
 )
-_network = _options(
-    click.option(
-        "--design", default="plain,residual,twin,matched", show_default=True, help="Designs, separated by commas."
-    ),
-    click.option(
-        "--depth", type=int, default=28, show_default=True, help="Layers of plain, blocks of residual networks."
-    ),
+_dense = _options(
     click.option("--width", type=int, default=36, show_default=True, help="Units of the hidden layers."),
     click.option("--features", type=int, default=16, show_default=True, help="Numbers a sample has."),
     click.option("--order", default="before-add", show_default=True, help="before-add, after-add or pre-activation."),
@@ -112,6 +109,15 @@ _network = _options(
     ),
     click.option("--branch-gain", default="1", show_default=True, callback=_fields, help="Likewise, or zero."),
     click.option("--cotangent", default="gaussian", show_default=True, help="gaussian or ones."),
+)
+_network = _options(
+    click.option(
+        "--design", default="plain,residual,twin,matched", show_default=True, help="Designs, separated by commas."
+    ),
+    click.option(
+        "--depth", type=int, default=28, show_default=True, help="Layers of plain, blocks of residual networks."
+    ),
+    _dense,
 )
 _batch = click.option("--batch", type=int, default=1, show_default=True, help="Samples a network.")
 _format = click.option(
@@ -273,6 +279,85 @@ def compare(a: Path, b: Path, quantity: tuple[str, ...], site: tuple[str, ...], 
     _print_table(comparison.compare(*pair), format_)
 
 
+@cli.command()
+@click.option("--depths", default="5,10,20,30,40", show_default=True, help="Depths: 5,10,20 or first:last:step.")
+@click.option("--design", default="plain,residual", show_default=True, help="Designs, separated by commas.")
+@_dense
+@_batch
+@_drawing
+@click.option("--sites", is_flag=True, help="Also measure every site; those readings stay in the folder.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Keep the work there; the same command goes on.")
+@_saving
+@_format
+@_quiet
+def sweep(
+    depths: str,
+    design: str,
+    seeds: int,
+    seed: int,
+    sites: bool,
+    folder: Path | None,
+    out: Path | None,
+    page: Path | None,
+    overwrite: bool,
+    format_: Format,
+    quiet: bool,
+    **fields: Any,
+) -> None:
+    """Networks of several depths, over seeds: growth, rates a block, and what one draw would have said."""
+    from skipscope import studies
+
+    if sites and folder is None:
+        raise InputError("--sites needs --folder, as site-level readings are too many to hold: name a folder.")
+    asked = {"depths": _depths(depths), "designs": _names(design), "seeds": _seeds(seeds, seed), **fields}
+    _check_outputs(out, page, overwrite)
+    try:
+        with _progress("sweep over depth", quiet) as progress:
+            readings = studies.sweep(**asked, sites=sites, folder=folder, progress=progress)
+    except KeyboardInterrupt:
+        if folder is None:
+            raise
+        kept = click.format_filename(folder)
+        print(
+            f"skipscope: interrupted; what is measured is in {kept}: the same command goes on there.", file=sys.stderr
+        )
+        raise click.exceptions.Exit(130) from None
+    _save(readings, out, None, overwrite)
+    if page is not None:
+        from skipscope import report as pages
+
+        sections = pages.sections_of(readings)
+        pages.write(page, sections, title="Depth scaling", command=_command(), overwrite=overwrite)
+    _print_sweep(readings, format_, quiet)
+    if folder is not None and format_ == "table" and not quiet:
+        click.echo(f"Readings: {click.format_filename(folder / 'readings.parquet')}")
+
+
+@cli.command()
+@_network
+@_batch
+@_format
+@_quiet
+def theory(design: str, depth: int, batch: int, cotangent: Any, format_: Format, quiet: bool, **fields: Any) -> None:
+    """What the laws predict for a network, and why others do not hold there."""
+    from skipscope import designs, theory
+
+    names = _names(design)
+    if not names:
+        raise InputError(f"--design is empty: name at least one of {', '.join(designs.DESIGNS)}.")
+    predictions = [
+        (name, prediction)
+        for name in dict.fromkeys(names)
+        for prediction in theory.laws(designs.design(name, depth=depth, **fields), cotangent=cotangent, batch=batch)
+    ]
+    if format_ == "json":
+        click.echo(_json([_prediction_record(name, prediction) for name, prediction in predictions]))
+    elif format_ == "csv":
+        _print_table(_predicted(predictions), "csv")
+    else:
+        _print_predictions(predictions)
+
+
 # ------------------------------------------------------------------------------------------------- reading options
 
 
@@ -285,6 +370,22 @@ def _seeds(seeds: int, seed: int) -> range:
 
 def _names(design: str) -> list[str]:
     return [name.strip() for name in design.split(",") if name.strip()]
+
+
+def _depths(text: str) -> list[int]:
+    """`5,10,20`, ranges `first:last` or `first:last:step` (the last included), or both."""
+    found: list[int] = []
+    for piece in text.split(","):
+        try:
+            numbers = [int(each) for each in piece.split(":")]
+            first, last, step = (*numbers, numbers[0], 1) if len(numbers) == 1 else (*numbers, 1)[:3]
+            many = range(first, last + 1, step)
+        except (ValueError, TypeError):
+            raise InputError(f"--depths must be numbers such as 5,10,20 or first:last:step; got {text!r}.") from None
+        if step < 1 or not 0 < len(many) <= 10_000:
+            raise InputError(f"--depths {piece!r} must be 1 to 10,000 depths, from first up to last; e.g. 5:200:5.")
+        found += many
+    return found
 
 
 def _command() -> str:
@@ -410,6 +511,114 @@ def _print_findings(findings: Sequence[Finding]) -> None:
     for finding in findings:
         console.print(f"[bold]{escape(finding.subject)}[/]: {finding.rule}: [bold]{finding.verdict}[/]")
         console.print(f"  {escape(finding.statement)}")
+
+
+def _print_sweep(readings: Readings, format_: Format, quiet: bool) -> None:
+    from skipscope import trends
+
+    if format_ == "csv":
+        _print_table(trends.by_depth(readings), "csv")
+    elif format_ == "json":
+        tables = {name: getattr(trends, name)(readings).to_dicts() for name in ("by_depth", "rates", "contradictions")}
+        told = [_finding_record(finding) for finding in trends.findings(readings)]
+        click.echo(_json({**tables, "misfit": trends.misfit(readings).to_dicts(), "findings": told}))
+    else:
+        for table in (_growth_overview(readings), _rates_overview(readings), _draws_overview(readings)):
+            if not table.is_empty():
+                _print_table(table, "table")
+                click.echo()
+        if not quiet:
+            _print_findings(trends.findings(readings))
+
+
+def _growth_overview(readings: Readings) -> pl.DataFrame:
+    """A line a network: growth a block with the interval of its median, and the spread of the notebook's ratio."""
+    from skipscope import trends
+
+    told = {
+        "forward_growth": ("forward a block", "median_low", "median_high"),
+        "backward_growth": ("backward a block", "median_low", "median_high"),
+        "weight_grad_first_last": ("first/last", "q05", "q95"),
+    }
+    lines: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in trends.by_depth(readings).iter_rows(named=True):
+        if row["quantity"] in told:
+            name, low, high = told[row["quantity"]]
+            line = lines.setdefault((row["design"], row["depth"]), {"design": row["design"], "depth": row["depth"]})
+            line["blocks"] = row["blocks"]
+            line[name] = row["q50"]
+            line[f"{'90 % of draws' if low == 'q05' else '95 % interval'}|{name}"] = _between(row[low], row[high])
+    table = pl.DataFrame(list(lines.values()), infer_schema_length=None)
+    return table.rename(
+        {name: f"{name.partition('|')[0]}{' ' * i}" for i, name in enumerate(table.columns) if "|" in name}
+    )
+
+
+def _rates_overview(readings: Readings) -> pl.DataFrame:
+    """A line a trend: by how much ln of the squared norm ratio changes a block."""
+    from skipscope import trends
+
+    what = pl.col("quantity").replace_strict({name: told for name, (told, _) in trends.RATES.items()})
+    interval = pl.struct("rate_low", "rate_high").map_elements(
+        lambda ends: _between(ends["rate_low"], ends["rate_high"]), return_dtype=pl.String, skip_nulls=False
+    )
+    shown = (what.alias("of"), "rate", interval.alias("95 % interval"), "law_rate", "z", pl.col("n").alias("seeds"))
+    return trends.rates(readings).select(pl.col("design").alias("rate a block"), *shown, "left_out")
+
+
+def _draws_overview(readings: Readings) -> pl.DataFrame:
+    """A line a pair and depth: how many draws contradict what the notebook concludes from one."""
+    from skipscope import trends
+
+    interval = pl.struct("low", "high").map_elements(
+        lambda ends: _between(ends["low"], ends["high"]), return_dtype=pl.String, skip_nulls=False
+    )
+    pair = pl.format("{} / {}", "design", "against").alias("N")
+    shown = (pl.col("N").alias("median N"), "contradicts", interval.alias("95 % interval"), "nearer")
+    return trends.contradictions(readings).select(pair, "depth", pl.col("n").alias("draws"), "left_out", *shown)
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{_number(low)} to {_number(high)}"
+
+
+def _predicted(predictions: Sequence[tuple[str, Prediction]]) -> pl.DataFrame:
+    """A row a design, law and site; a law that does not hold has one row, with the reason."""
+    tables = []
+    for name, prediction in predictions:
+        named = {"design": name, "law": prediction.law, "quantity": prediction.quantity}
+        table = pl.DataFrame([named]) if prediction.table.is_empty() else prediction.table
+        columns = [pl.lit(value).alias(key) for key, value in {**named, "refusal": prediction.refusal}.items()]
+        tables.append(
+            table.with_columns(columns).select("design", "law", "quantity", pl.exclude("design", "law", "quantity"))
+        )
+    return pl.concat(tables, how="diagonal")
+
+
+def _prediction_record(name: str, prediction: Prediction) -> dict[str, Any]:
+    told = {key: getattr(prediction, key) for key in ("law", "quantity", "statement", "source", "refusal")}
+    return {"design": name, **told, "table": prediction.table.to_dicts()}
+
+
+def _print_predictions(predictions: Sequence[tuple[str, Prediction]]) -> None:
+    """Both ends of every law that holds, and why the others do not; json and csv hold every site."""
+    from rich.markup import escape
+
+    console = _console()
+    holding = [(name, prediction) for name, prediction in predictions if prediction.holds]
+    if holding:
+        ends = [
+            (name, replace(each, table=pl.concat([each.table.head(1), each.table.tail(1)]).unique(maintain_order=True)))
+            for name, each in holding
+        ]
+        _print_table(_predicted(ends).drop("quantity", "refusal", cs.starts_with("asymptotic_")), "table")
+        click.echo()
+    for law, statement in {prediction.law: prediction.statement for _, prediction in holding}.items():
+        console.print(f"[bold]{escape(law)}[/]: {escape(statement)}")
+    for name, prediction in predictions:
+        if not prediction.holds:
+            console.print(f"[bold]{escape(name)}[/]: {escape(prediction.law)}: [bold]does not hold[/]")
+            console.print(f"  {escape(prediction.refusal)}")
 
 
 def _console() -> Console:

@@ -11,6 +11,7 @@ from skipscope.studies.flow import DIAGNOSIS_QUANTITIES, FLOW_QUANTITIES, flow
 from skipscope.studies.highway import HIGHWAY_QUANTITIES, highway
 from skipscope.studies.jacobian import JACOBIAN_DESIGNS, JACOBIAN_QUANTITIES, jacobian, spectrum_data
 from skipscope.studies.notebook import notebook
+from skipscope.studies.sweep import SITE_QUANTITIES, SWEEP_DEPTHS, SWEEP_QUANTITIES, sweep
 
 __all__ = [
     "CORRELATION_DESIGNS",
@@ -20,6 +21,9 @@ __all__ = [
     "HIGHWAY_QUANTITIES",
     "JACOBIAN_DESIGNS",
     "JACOBIAN_QUANTITIES",
+    "SITE_QUANTITIES",
+    "SWEEP_DEPTHS",
+    "SWEEP_QUANTITIES",
     "correlation",
     "correlation_data",
     "flow",
@@ -27,4 +31,5 @@ __all__ = [
     "jacobian",
     "notebook",
     "spectrum_data",
+    "sweep",
 ]

@@ -237,7 +237,9 @@ def _plan(cells: Sequence[Cell], seeds: tuple[int, ...], tasks: Sequence[tuple[A
     return {
         "seeds": _ranges(seeds),
         "cells": [_described(cell) for cell in cells],
-        "tasks": [{"cells": [cells.index(cell) for cell in group], "seeds": _ranges(part)} for _, group, part, _ in tasks],
+        "tasks": [
+            {"cells": [cells.index(cell) for cell in group], "seeds": _ranges(part)} for _, group, part, _ in tasks
+        ],
     }
 
 
