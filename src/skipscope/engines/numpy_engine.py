@@ -257,8 +257,8 @@ class NumpyNetwork:
         edits = []
         for block in self._blocks:
             if isinstance(block, _ResidualBlock) and block.factors != (1.0, 1.0):
-                shortcut, branch = block.factors
-                edits.append(f"{block.site}: shortcut x {shortcut:g}, branch x {branch:g}")
+                shortcut, branch = (repr(factor).removesuffix(".0") for factor in block.factors)
+                edits.append(f"{block.site}: shortcut x {shortcut}, branch x {branch}")
         return "; ".join(edits)
 
     def _junctions(self, at: str | Iterable[str] | None) -> list[_ResidualBlock]:

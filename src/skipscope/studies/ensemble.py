@@ -6,18 +6,20 @@ the number of workers changes a bit of any reading; they only change the time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
 from skipscope import draws
 from skipscope.draws import CotangentKind
 from skipscope.engines.numpy_engine import build
-from skipscope.errors import require_int
+from skipscope.errors import InputError, require_int
 from skipscope.probe import probe
 from skipscope.quantities import QUANTITIES, Quantity
 from skipscope.readings import Readings
 from skipscope.spec import Spec
+from skipscope.words import number
 
 __all__ = ["Cell", "Progress", "measure", "run"]
 
@@ -78,10 +80,12 @@ def run(
         progress: see `Progress`.
 
     Raises:
-        InputError: a seed, the chunk or the jobs make no sense.
+        InputError: a seed, the chunk or the jobs make no sense, or all of it together is more than memory can hold.
     """
-    known = draws.require_seeds(seeds)
+    cells = list(cells)
     require_int("jobs", jobs, least=1)
+    _require_room(cells, seeds=len(seeds) if isinstance(seeds, Sized) else 1, jobs=jobs)
+    known = draws.require_seeds(seeds)
     tasks = [(cell, part) for cell in cells for part in _parts(known, _chunk(cell, chunk))]
     total = sum(len(part) for _, part in tasks)
     parts: list[Readings] = []
@@ -115,3 +119,57 @@ def _chunk(cell: Cell, chunk: int | None) -> int:
     batch = require_int("batch", cell.batch, least=1)
     activations = batch * sum(layer.fan_out for layer in cell.spec.layers)
     return max(1, _CHUNK_NUMBERS // (cell.spec.parameters + activations))
+
+
+# ----------------------------------------------------------------------------------------------------------- memory
+
+# What a study was seen to take: enough to tell gigabytes from terabytes.
+_BYTES_A_NUMBER = 16  # a weight or an activation: its draw, and what is computed of it
+_BYTES_A_SITE = 16_000  # the objects that stand for a layer or a block
+_BYTES_A_READING = 300  # a row, while rows are put together
+_BYTES_A_JOB = 150_000_000  # a process with its imports
+
+
+def _require_room(cells: Sequence[Cell], *, seeds: int, jobs: int) -> None:
+    """Refuse what this machine's memory cannot hold, before anything is drawn.
+
+    Reckoned from the stages: to list the layers of a network of ten million is to run out of memory.
+    """
+    sites = [sum(stage.blocks * (stage.layers + 1) for stage in cell.spec.stages) + 4 for cell in cells]
+    readings = seeds * sum(count * len(cell.quantities) for count, cell in zip(sites, cells, strict=True))
+    network = max((_numbers(cell) for cell in cells), default=0)
+    needed = (
+        _BYTES_A_NUMBER * network * jobs
+        + _BYTES_A_SITE * sum(sites)
+        + _BYTES_A_READING * readings
+        + (_BYTES_A_JOB * jobs if jobs > 1 else 0)
+    )
+    if needed > (held := _memory()):
+        largest = max(cells, key=_numbers)
+        processes = f", in {jobs} processes" if jobs > 1 else ""
+        raise InputError(
+            f"this is too large: seeds={seeds} of networks of depth {largest.factors.get('depth', '?')}, width "
+            f"{largest.spec.body_width}, batch {largest.batch}{processes} need about "
+            f"{number(min(needed, 10**300) / 1e9)} GB of memory, and this machine has {number(held / 1e9)} GB. Make "
+            "one of them smaller."
+        )
+
+
+def _numbers(cell: Cell) -> int:
+    """Weights of a network, and activations of its batch."""
+    spec = cell.spec
+    weights, units, width = spec.stem.features * spec.stem.width, spec.stem.width, spec.stem.width
+    for stage in spec.stages:
+        layers = stage.blocks * stage.layers
+        weights += (width + (layers - 1) * stage.width) * stage.width
+        units, width = units + layers * stage.width, stage.width
+    weights += width * spec.head.features
+    return weights + require_int("batch", cell.batch, least=1) * (spec.stem.features + units + spec.head.features)
+
+
+def _memory() -> float:
+    """Bytes of memory that the machine has; infinite where the system does not say (Windows)."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
