@@ -430,3 +430,15 @@ def test_the_known_table_is_reproduced() -> None:
             tolerance = 4 * error + 0.005 / known
             assert abs(math.log(float(str(values.median())) / known)) < tolerance, (pair.name, design)
         assert abs(pair.above - above) < 4 * math.sqrt(2 * above * (1 - above) / seeds) + 0.005
+
+
+def test_a_flow_that_overflowed_is_reported(tmp_path: Path) -> None:
+    readings = studies.flow(depth=250, width=8, designs=["residual"], seeds=range(20), dtype="float32")
+    assert summarise(readings).table["q50"].null_count()  # some sites have no finite draw at all
+
+    text = report.write(
+        tmp_path / "overflow.html", report.sections_of(readings), title="Overflow", command="skipscope flow"
+    ).read_text()
+
+    assert "no finite number" in text
+    assert "nan or inf appears in" in text

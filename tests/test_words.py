@@ -79,3 +79,7 @@ def test_percent(share: float, text: str):
 def test_only_none_is_0_percent_and_only_all_is_100(share: float):
     assert (percent(share) == "0 %") == (share == 0)
     assert (percent(share) == "100 %") == (share == 1)
+
+
+def test_number_of_nothing():
+    assert number(None) == "no finite number"

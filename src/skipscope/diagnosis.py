@@ -182,11 +182,9 @@ def _judge(cell: _Cell, quantity: str, what: str, growth: pl.DataFrame) -> tuple
     """Verdict, statement and evidence on one direction of one cell, from the growth a block of every seed."""
     broken = growth.filter(~pl.col("value").is_finite())
     if not broken.is_empty():
-        where = first_nonfinite(cell.readings.select(cell=cell.cell))
-        at = "" if where.is_empty() else f" The first such site is {where['site'][0]}."
         said = (
             f"In {broken.height} of {growth.height} draws the {what} of {cell.subject} is no finite number at an end "
-            f"of the body.{at}"
+            "of the body."
         )
         return "exploding", said, broken
     alive = growth.filter(pl.col("value") > 0)

@@ -111,8 +111,8 @@ def measured(finding: Finding) -> str:
     return (
         f"over {plural(found['blocks'], 'block')} its norm changes by a factor of {number(found['median'])} in the "
         f"median draw, of {number(found['q05'])} to {number(found['q95'])} in nine draws of ten, and of "
-        f"{number(found['mean'])} in root mean square (95 % interval {number(found['mean_low'])} to "
-        f"{number(found['mean_high'])})"
+        f"{number(found['mean'])} in root mean square if draws are log-normal (95 % interval "
+        f"{number(found['mean_low'])} to {number(found['mean_high'])})"
     )
 
 
