@@ -199,7 +199,7 @@ def test_biases_leave_the_weights_alone():
         ([3, 1], (3, 1)),
         (np.array([3, 1]), (3, 1)),
         ((seed for seed in (4, 2)), (4, 2)),
-        (2**70, (2**70,)),
+        (2**63 - 1, (2**63 - 1,)),
     ],
 )
 def test_require_seeds(seeds: Any, expected: tuple[int, ...]):
@@ -222,6 +222,7 @@ def test_require_seeds(seeds: Any, expected: tuple[int, ...]):
         ([0, False], "seed must be a whole number of at least 0; got False."),
         ([], "seeds is empty: give at least one seed, e.g. seeds=range(200)."),
         ([1, 2, 1], "seeds must differ from each other; got 1 twice."),
+        (2**63, f"seed must be below 2^63, for readings keep it in 64 bits; got {2**63}."),
     ],
 )
 def test_refused_seeds(seeds: Any, message: str):

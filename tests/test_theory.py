@@ -17,11 +17,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy import special, stats
 
+from skipscope.draws import CotangentKind
 from skipscope.errors import InputError
 from skipscope.spec import Gains, Head, Layer, Order, Spec, Stage, Stem
 from skipscope.theory import (
     LAWS,
-    CotangentKind,
     Factor,
     LogLaw,
     Prediction,

@@ -7,13 +7,14 @@ after. `skipscope --help` is fast because everything that measures or draws is i
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -43,25 +44,37 @@ _DEMO_FOLDER = "skipscope-report"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for what the user can mend, 130 when interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    _ready_streams()
     try:
-        result = cli.main(
-            args=None if arguments is None else list(arguments), prog_name="skipscope", standalone_mode=False
-        )
+        result = cli.main(args=given, prog_name="skipscope", standalone_mode=False, obj=given)
         return int(result or 0)
-    except InputError as error:
-        return _refused(str(error))
-    except click.ClickException as error:
-        return _refused(" ".join(error.format_message().split()))
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    except (InputError, click.ClickException) as error:
+        return _refused(error.format_message() if isinstance(error, click.ClickException) else str(error))
     except (click.Abort, KeyboardInterrupt):
-        print("skipscope: interrupted; nothing was written.", file=sys.stderr)
+        print("skipscope: interrupted; no file is half written.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output left, e.g. head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:  # of click and Rich, when the reader of the output left, e.g. head
         return 0
+    except OSError as error:  # files say for themselves what is wrong with them: what is left is a full output
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - or Python writes the rest at exit, and fails again
+        return _refused(f"cannot write the output: {(error.strerror or str(error)).lower()}; write it elsewhere.")
+
+
+def _ready_streams() -> None:
+    """A terminal that lacks a letter is no reason to fail, nor is a stream that is closed."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _refused(message: str) -> int:
-    print(f"skipscope: {message}", file=sys.stderr)
+    print("skipscope:", " ".join(message.split()), file=sys.stderr)
     return 2
 
 
@@ -121,7 +134,12 @@ _network = _options(
 )
 _batch = click.option("--batch", type=int, default=1, show_default=True, help="Samples a network.")
 _format = click.option(
-    "--format", "format_", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True
+    "--format",
+    "format_",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="How the result is written.",
 )
 _quiet = click.option("--quiet", is_flag=True, help="No progress, and only the result.")
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
@@ -158,7 +176,7 @@ def demo(seeds: int, seed: int, dtype: str, jobs: int, out: Path, overwrite: boo
     from skipscope.readings import Readings
 
     drawn = _seeds(seeds, seed)
-    many = range(seed, seed + 10 * seeds)  # the notebook's small networks are cheap, and its claim is about draws
+    many = _seeds(10 * seeds, seed)  # the notebook's small networks are cheap, and its claim is about draws
     page, saved = _demo_files(out, overwrite)
     with _progress("gradient flow", quiet) as progress:
         flow = studies.flow(seeds=drawn, dtype=dtype, jobs=jobs, progress=progress)
@@ -166,14 +184,14 @@ def demo(seeds: int, seed: int, dtype: str, jobs: int, out: Path, overwrite: boo
         notebook = studies.notebook(seeds=many, dtype=dtype, jobs=jobs, progress=progress)
     readings = Readings.concat([flow, notebook])
     findings = diagnosis.diagnose(flow)
+    sections = report.sections_of(readings)
     out.mkdir(parents=True, exist_ok=True)
+    # The page first: by it the next demo knows that the folder may be written again.
+    report.write(page, sections, title="What skip connections do", command=_command(), overwrite=True)
     readings.save(saved, overwrite=True)
-    report.write(
-        page, report.sections_of(readings), title="What skip connections do", command=_command(), overwrite=True
-    )
     if not quiet:
         _print_findings(findings)
-    click.echo(f"Report: {page}\nReadings: {saved}")
+    click.echo(f"Report: {click.format_filename(page)}\nReadings: {click.format_filename(saved)}")
 
 
 @cli.command()
@@ -244,20 +262,19 @@ def diagnose(
 @cli.command()
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The page to write (.html).")
-@click.option("--title", default="skipscope report", show_default=True)
+@click.option("--title", default="skipscope report", show_default=True, help="Title of the page.")
 @_overwrite
 @_quiet
 def report(files: tuple[Path, ...], out: Path, title: str, overwrite: bool, quiet: bool) -> None:
     """One HTML page from saved readings."""
-    from skipscope import files as written
     from skipscope import report as page
     from skipscope.readings import Readings
 
-    written.check_writable(out, overwrite=overwrite)
+    _check_output("--out", out, ".html", overwrite)
     readings = Readings.concat([Readings.load(file) for file in files])
     page.write(out, page.sections_of(readings), title=title, command=_command(), overwrite=overwrite)
     if not quiet:
-        click.echo(f"Report: {out}")
+        click.echo(f"Report: {click.format_filename(out)}")
 
 
 @cli.command()
@@ -276,7 +293,8 @@ def compare(a: Path, b: Path, quantity: tuple[str, ...], site: tuple[str, ...], 
     pair = [Readings.load(file) for file in (a, b)]
     if chosen:
         pair = [readings.select(**chosen) for readings in pair]
-    _print_table(comparison.compare(*pair), format_)
+    compared = comparison.compare(*pair)
+    _print_table(compared if format_ != "table" else _compared_overview(compared, bool(chosen)), format_)
 
 
 @cli.command()
@@ -365,7 +383,10 @@ def _seeds(seeds: int, seed: int) -> range:
     from skipscope.errors import require_int
 
     first = require_int("--seed", seed, least=0)
-    return range(first, first + require_int("--seeds", seeds, least=1))
+    last = first + require_int("--seeds", seeds, least=1)
+    if last > 2**63:  # seeds are 64-bit numbers in the table of readings
+        raise InputError(f"--seed {seed} with --seeds {seeds} goes beyond 2^63: give smaller numbers.")
+    return range(first, last)
 
 
 def _names(design: str) -> list[str]:
@@ -390,7 +411,8 @@ def _depths(text: str) -> list[int]:
 
 def _command() -> str:
     """The command line as it was given, for whoever wants to repeat it."""
-    return shlex.join(["skipscope", *sys.argv[1:]])
+    command = shlex.join(["skipscope", *(click.get_current_context().obj or ())])
+    return command.encode(errors="surrogateescape").decode(errors="replace")  # a file's name may be no text
 
 
 def _refuse_options_beside_a_file() -> None:
@@ -409,15 +431,21 @@ def _refuse_options_beside_a_file() -> None:
 
 
 def _check_outputs(out: Path | None, page: Path | None, overwrite: bool) -> None:
+    if out is not None:
+        _check_output("--out", out, ".parquet", overwrite)
+    if page is not None:
+        _check_output("--report", page, ".html", overwrite)
+
+
+def _check_output(option: str, path: Path, suffix: str, overwrite: bool) -> None:
+    """Whether a file can be written there, before the work that is to be saved."""
     from skipscope.files import check_writable
 
-    for path, suffix in ((out, ".parquet"), (page, ".html")):
-        if path is None:
-            continue
-        if path.suffix != suffix:
-            name = "--out" if suffix == ".parquet" else "--report"
-            raise InputError(f"{name} must end in {suffix}; got {str(path)!r}.")
-        check_writable(path, overwrite=overwrite)
+    if path.suffix != suffix:
+        raise InputError(f"{option} must end in {suffix}; got {str(path)!r}.")
+    if path.is_file() and not overwrite:
+        raise InputError(f"{option} {str(path)!r} exists: give another name, or --overwrite.")
+    check_writable(path, overwrite=overwrite)
 
 
 def _demo_files(out: Path, overwrite: bool) -> tuple[Path, Path]:
@@ -425,21 +453,32 @@ def _demo_files(out: Path, overwrite: bool) -> tuple[Path, Path]:
     from skipscope.files import check_writable
 
     page, saved = out / "index.html", out / "readings.parquet"
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {str(out)!r} is a file, and the demo writes a folder: give another name.")
-    ours = page.is_file() and b'content="skipscope' in page.read_bytes()[:4096]
-    if out.is_dir() and any(out.iterdir()) and not (ours or overwrite):
+    try:
+        _try_folder(out)
+        ours = page.is_file() and b'content="skipscope' in page.read_bytes()[:4096]
+        taken = out.is_dir() and any(out.iterdir()) and not (ours or overwrite)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"--out {str(out)!r} cannot be the demo's folder: {reason}; give another name.") from error
+    if taken:
         raise InputError(
             f"--out {str(out)!r} holds files that skipscope did not write: name another folder, or --overwrite."
         )
     if out.is_dir():
         for path in (page, saved):
             check_writable(path, overwrite=True)
-    else:
-        parent = next(parent for parent in out.absolute().parents if parent.exists())
-        if not (parent.is_dir() and os.access(parent, os.W_OK)):
-            raise InputError(f"--out {str(out)!r} cannot be made: {parent} is not a folder that may be written to.")
     return page, saved
+
+
+def _try_folder(folder: Path) -> None:
+    """Make a folder and remove it again, to see whether it can be made: permission bits do not tell."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    finally:
+        for each in made:
+            with suppress(OSError):
+                each.rmdir()
 
 
 def _save(readings: Readings, out: Path | None, page: Path | None, overwrite: bool) -> None:
@@ -479,13 +518,24 @@ def _overview(table: pl.DataFrame, readings: Readings) -> pl.DataFrame:
         (pl.col("site") == "network")
         & pl.col("quantity").is_in(["forward_growth", "backward_growth", "weight_grad_first_last"])
     ).join(parameters.rename({"value": "parameters"}), on="cell", how="left")
-    numbers = [
-        pl.col(name).map_elements(_number, return_dtype=pl.String) for name in ("q05", "q25", "q50", "q75", "q95")
-    ]
     order = pl.col("design").replace_strict({name: index for index, name in enumerate(DESIGNS)}, default=len(DESIGNS))
     return rows.sort(order, "quantity", descending=[False, True]).select(
-        "design", "depth", pl.col("parameters").cast(pl.Int64), "quantity", "n", *numbers
+        "design", pl.col("parameters").cast(pl.Int64), "quantity", "n", "q05", "q50", "q95"
     )
+
+
+def _compared_overview(table: pl.DataFrame, chosen: bool) -> pl.DataFrame:
+    """Likewise of a comparison: unless sites or quantities were chosen, those of the network as a whole."""
+    whole = table.filter(pl.col("site") == "network")
+    shown = table if chosen or whole.is_empty() else whole
+    cells = pl.col("cell_a", "cell_b")
+    short = shown.with_columns(cells.str.replace("-[0-9a-f]{10}$", ""))
+    if short.select(cells).n_unique() == shown.select(cells).n_unique():
+        shown = short
+    names = ["cell_a"] if (shown["cell_a"] == shown["cell_b"]).all() else ["cell_a", "cell_b"]
+    several = [name for name in ("step", "site", "call") if shown[name].n_unique() > 1]
+    interval = pl.col("ratio_low").alias("low"), pl.col("ratio_high").alias("high")
+    return shown.select(*names, *several, "quantity", "pairs", "ratio", *interval, "larger")
 
 
 def _print_table(table: pl.DataFrame, format_: Format) -> None:
@@ -624,8 +674,15 @@ def _print_predictions(predictions: Sequence[tuple[str, Prediction]]) -> None:
 def _console() -> Console:
     from rich.console import Console
 
-    # Piped output is for other programs and keeps its lines whole.
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200)
+    # Piped output is for other programs and keeps its lines whole. Who asks for NO_COLOR (no-color.org) gets no codes.
+    terminal = sys.stdout.isatty()
+    plain = not terminal or bool(os.environ.get("NO_COLOR"))
+    return Console(
+        highlight=False,
+        soft_wrap=not terminal,
+        width=None if terminal else 10_000,
+        color_system=None if plain else "auto",
+    )
 
 
 def _finding_record(finding: Finding) -> dict[str, Any]:
@@ -642,7 +699,8 @@ def _finding_record(finding: Finding) -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False)
+    unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "").lower()
+    return json.dumps(_plain(value), ensure_ascii=not unicode, indent=2, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

@@ -182,11 +182,9 @@ def _judge(cell: _Cell, quantity: str, what: str, growth: pl.DataFrame) -> tuple
     """Verdict, statement and evidence on one direction of one cell, from the growth a block of every seed."""
     broken = growth.filter(~pl.col("value").is_finite())
     if not broken.is_empty():
-        where = first_nonfinite(cell.readings.select(cell=cell.cell))
-        at = "" if where.is_empty() else f" The first such site is {where['site'][0]}."
         said = (
             f"In {broken.height} of {growth.height} draws the {what} of {cell.subject} is no finite number at an end "
-            f"of the body.{at}"
+            "of the body."
         )
         return "exploding", said, broken
     alive = growth.filter(pl.col("value") > 0)
@@ -194,11 +192,11 @@ def _judge(cell: _Cell, quantity: str, what: str, growth: pl.DataFrame) -> tuple
     if cell.blocks == 0:
         said = f"How many blocks {cell.subject} has is not in these readings, so how far the {what} goes is not known."
         return "cannot tell", said, growth
-    if _mostly_dead(cell, dead):
+    if share := _dead_draws(cell, dead):
         said = (
             f"In {dead} of {cell.draws} draws of {cell.subject} nothing of the {what} arrives at the end of the body."
         )
-        return "dead", said, _counts(cell, what, alive.height, dead)
+        return share, said, _counts(cell, what, alive.height, dead)
     if cell.draws == 1 and alive.height == 1:
         return _judge_network(cell, quantity, what, alive)
     if alive.height < SEEDS:
@@ -210,12 +208,17 @@ def _judge(cell: _Cell, quantity: str, what: str, growth: pl.DataFrame) -> tuple
     return _judge_draws(cell, what, alive, dead)
 
 
-def _mostly_dead(cell: _Cell, dead: int) -> bool:
-    """Whether the median draw is dead, with its whole interval; of one network, whether it is on enough samples."""
+def _dead_draws(cell: _Cell, dead: int) -> Literal["dead", "cannot tell"] | None:
+    """Whether the median draw is dead, by its 95 % interval: it is, it may be, it is not (None).
+
+    One network is, where its batch has samples enough.
+    """
     if cell.draws == 1:
-        return dead == 1 and (cell.factors["batch"] or 0) >= SAMPLES
+        return "dead" if dead and (cell.factors["batch"] or 0) >= SAMPLES else None
     ranks = median_ranks(cell.draws)
-    return cell.draws >= SEEDS and ranks is not None and dead > ranks[1]
+    if ranks is None or cell.draws < SEEDS or dead <= ranks[0]:
+        return None
+    return "dead" if dead > ranks[1] else "cannot tell"
 
 
 def _counts(cell: _Cell, what: str, alive: int, dead: int) -> pl.DataFrame:
@@ -321,9 +324,9 @@ def _dead(cell: _Cell) -> Iterator[Finding]:
     over = f", medians over {seeds} seeds" if seeds > 1 else ""
     samples = int(worst["samples"])
     said = (
-        f"Of the units of {worst['site']}, the layer of {cell.subject} with the most dead ones, {percent(worst['dead'])} "
-        f"were positive on none of {samples} {'sample' if samples == 1 else 'samples'} (95 % interval over units "
-        f"{percent(worst['dead_low'])} to {percent(worst['dead_high'])}{over})"
+        f"Of the units of {worst['site']}, the layer of {cell.subject} with the most dead ones, "
+        f"{percent(worst['dead'])} were positive on none of {samples} {'sample' if samples == 1 else 'samples'} (95 % "
+        f"interval over units {percent(worst['dead_low'])} to {percent(worst['dead_high'])}{over})"
     )
     verdict: Verdict = "cannot tell"
     if samples < SAMPLES:

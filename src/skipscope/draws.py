@@ -51,6 +51,8 @@ def require_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
     if not listed:
         raise InputError("seeds is empty: give at least one seed, e.g. seeds=range(200).")
     known = tuple(require_int("seed", seed, least=0) for seed in listed)
+    if max(known) >= 2**63:
+        raise InputError(f"seed must be below 2^63, for readings keep it in 64 bits; got {max(known)}.")
     if len(set(known)) < len(known):
         twice = next(seed for index, seed in enumerate(known) if seed in known[:index])
         raise InputError(f"seeds must differ from each other; got {twice} twice.")

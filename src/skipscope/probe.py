@@ -346,7 +346,10 @@ def _readings(measured: Measured) -> Readings:
     rows = _rows(np.asarray(measured.seeds, np.int64), str(cell["cell"]), measured.values)
     defined = set(rows["site"].unique())
     sites = pl.DataFrame(
-        [_site_row(str(cell["cell"]), site, "measured" if site.site in defined else "undefined") for site in measured.sites],
+        [
+            _site_row(str(cell["cell"]), site, "measured" if site.site in defined else "undefined")
+            for site in measured.sites
+        ],
         schema=readings.SITES,
         orient="row",
     )

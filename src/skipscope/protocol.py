@@ -10,7 +10,7 @@ Shapes, in every docstring of the package:
 Every observed array has the leading axis s: activations and their gradients (s, b, n), weights (s, n_out, n_in),
 biases (s, n). A network *pushes*: during one forward and one backward it calls `observe(site, role=array, ...)` the
 moment the arrays exist, and keeps none of them for the observer. Roles that belong together come in one call. A network
-that goes through its batch in pieces pushes a role once a piece.
+that goes through its batch in pieces pushes activations and their gradients once a piece, and weights once, whole.
 
     role                                 where                what
     activation, activation_grad          layers, blocks       what the site hands on; gradient of the loss by it

@@ -16,8 +16,8 @@ grows with depth, and the slope of E y + Var y / 2 is a mean over seeds too, of
 
     slope of y_s(L)  +  1/2 slope of (y_s(L) - mean over seeds)^2 n / (n - 1),
 
-so that it gets its interval in the same way. A seed that has no finite ratio at some depth (dead, or overflowed) is left
-out at all depths, and counted.
+so that it gets its interval in the same way. A seed that has no finite ratio at some depth (dead, or overflowed) is
+left out at all depths, and counted.
 
 Right of the waist: imports readings, summary, diagnosis, and what both halves share.
 """
@@ -185,7 +185,7 @@ def _whole(readings: Readings) -> Readings:
     rows = readings.rows.filter(pl.col("site") == site, pl.col("step") == 0)
     if rows.is_empty():
         raise InputError(
-            f"these readings hold nothing of a whole network: measure one of {', '.join(_WHOLE)}, as studies.sweep does."
+            f"these readings hold nothing of a whole network: measure {', '.join(_WHOLE)}, as studies.sweep does."
         )
     cells = readings.cells.join(rows, on="cell", how="semi", maintain_order="left")
     sites = readings.sites.join(rows, on=["cell", "site"], how="semi", maintain_order="left")
@@ -214,9 +214,9 @@ def rates(readings: Readings) -> pl.DataFrame:
     """Rates a block, fitted over depths: by how much ln of the squared norm ratio of whole networks changes a block.
 
     Returns:
-        A row for every quantity of `RATES` and kind of network of which there are two depths at least: design, width, batch,
-        cotangent, `cell` (the deepest), `subject`, quantity, `depths`, `blocks` (of the deepest) and `span` (less those
-        of the shallowest), `n` seeds and `left_out`; `rate`, the mean slope over seeds, with its 95 % interval
+        A row for every quantity of `RATES` and kind of network of which there are two depths at least: design, width,
+        batch, cotangent, `cell` (the deepest), `subject`, quantity, `depths`, `blocks` (of the deepest), `span` (less
+        those of the shallowest), `n` seeds and `left_out`; `rate`, the mean slope over seeds, with its 95 % interval
         `rate_low`, `rate_high`, and its standard deviation over seeds `rate_sd`; `mean_rate`, that of the mean square
         if draws are log-normal, likewise; `law`, `law_rate` and `z` = (rate - law_rate) / (rate_sd / sqrt(n)) where a
         law holds at every depth. Natural logarithms of squares: exp(rate / 2) is the factor a block on the norm.
@@ -291,7 +291,7 @@ def _interval(name: str, values: Values) -> dict[str, float]:
 
 
 def _law(group: _Group, quantity: str, summary: Summary) -> tuple[str | None, Values | None]:
-    """The law of a quantity, and its mean of ln of the square at every depth; None where it holds not at all of them."""
+    """The law of a quantity, and its mean of ln of the square at every depth; None unless it holds at all of them."""
     names = [cell["cell"] for cell in group.cells]
     rows = summary.table.filter(pl.col("cell").is_in(names), pl.col("quantity") == quantity)
     means = dict(rows.select("cell", "law_log_mean").iter_rows())
@@ -439,12 +439,12 @@ _TREND = (
     f"{FACTOR:g}; healthy: both stay within {FACTOR:g} either way; a verdict needs {SEEDS} seeds"
 )
 _TREND_SOURCE = (
-    f"a factor of {FACTOR:g} in norm: a convention of this instrument; slopes fitted a seed, Student's t over seeds; mean "
-    "and spread told apart: Hanin & Nica 2018, arXiv:1812.05994"
+    f"a factor of {FACTOR:g} in norm: a convention of this instrument; slopes fitted a seed, Student's t over seeds; "
+    "mean and spread told apart: Hanin & Nica 2018, arXiv:1812.05994"
 )
 _FIT = (
-    f"law does not hold: the mean rate over seeds is more than {MISFIT:g} standard errors from the law's; a verdict needs "
-    f"{SEEDS} seeds"
+    f"law does not hold: the mean rate over seeds is more than {MISFIT:g} standard errors from the law's; a verdict "
+    f"needs {SEEDS} seeds"
 )
 _AGREE = (
     f"draws disagree: at some depth more than {percent(DISSENT)} of draws contradict the notebook, with the whole 95 % "
@@ -529,8 +529,8 @@ def _fit(row: dict[str, Any]) -> Finding:
         verdict = "law holds" if abs(row["z"]) <= MISFIT else "law does not hold"
         said = (
             f"A block of {row['subject']} changes ln of the squared norm of the {what} by {number(row['rate'])} ± "
-            f'{number(error, 2)} in the mean over {row["n"]} seeds; the law "{row["law"]}" says {number(row["law_rate"])}: '
-            f"z = {number(row['z'], 2)}."
+            f'{number(error, 2)} in the mean over {row["n"]} seeds; the law "{row["law"]}" says '
+            f"{number(row['law_rate'])}: z = {number(row['z'], 2)}."
         )
         if verdict == "law holds" and row["law_rate"]:
             said += f" An error of {percent(MISFIT * error / abs(row['law_rate']))} would have shown."
@@ -560,15 +560,13 @@ def _agreement(shares: pl.DataFrame) -> Finding:
         said = f"No draw of {subject} has both ratios."
     else:
         low, high = known.sort("contradicts").row(0, named=True), known.sort("contradicts").row(-1, named=True)
-        among = (
-            f"by {_share(high)} of draws"
-            if known.height == 1
-            else f"by {_share(low)} of draws at depth {low['depth']}, and by up to {_share(high)} at depth {high['depth']}"
-        )
+        among = f"by {_share(high)} of draws"
+        if known.height > 1:
+            among = f"by {_share(low)} of draws at depth {low['depth']}, up to {_share(high)} at depth {high['depth']}"
         medians = sorted(known["N"].to_list())
         said = (
-            f'That shortcuts "maintain gradient flow N times better" is contradicted, {subject}, {among}; the median N is '
-            f"between {number(medians[0])} and {number(medians[-1])}."
+            f'That shortcuts "maintain gradient flow N times better" is contradicted, {subject}, {among}; the median N '
+            f"is between {number(medians[0])} and {number(medians[-1])}."
         )
     return Finding(
         rule="the notebook's conclusion",

@@ -9,8 +9,10 @@ __all__ = ["number", "percent"]
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def number(value: float, digits: int = 3) -> str:
-    """`value` to `digits` significant digits: 0.0123, 12.3, 12,300 or 1.23 × 10⁶."""
+def number(value: float | None, digits: int = 3) -> str:
+    """`value` to `digits` significant digits: 0.0123, 12.3, 12,300 or 1.23 × 10⁶; None is no finite number."""
+    if value is None:
+        return "no finite number"
     if math.isnan(value):
         return "not a number"
     if math.isinf(value):

@@ -286,8 +286,8 @@ class NumpyNetwork:
         edits = []
         for block in self._blocks:
             if isinstance(block, _ResidualBlock) and block.factors != (1.0, 1.0):
-                shortcut, branch = block.factors
-                edits.append(f"{block.site}: shortcut x {shortcut:g}, branch x {branch:g}")
+                shortcut, branch = (repr(factor).removesuffix(".0") for factor in block.factors)
+                edits.append(f"{block.site}: shortcut x {shortcut}, branch x {branch}")
         return "; ".join(edits)
 
     def taped(self, batch: Any) -> tuple[Array, list[tuple[_Part, Kept]]]:
@@ -377,7 +377,7 @@ class NumpyNetwork:
 
 
 def build_all(specs: Sequence[Spec], *, seed: int | Iterable[int]) -> list[NumpyNetwork]:
-    """The networks of several specs from the same seeds: bit for bit those of `build`, but drawn once where they can be.
+    """The networks of several specs from the same seeds: bit for bit those of `build`, but drawn once where possible.
 
     A network whose weights are the beginning of a deeper one's (common random numbers: a plain network and a residual
     one of the same width, every depth of a sweep) shares that one's arrays, which therefore cannot be written to.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -26,6 +26,7 @@ from skipscope.protocol import Loss
 from skipscope.quantities import QUANTITIES, Quantity
 from skipscope.readings import Readings
 from skipscope.spec import Spec
+from skipscope.studies.room import require_room
 
 __all__ = ["Cell", "Progress", "measure", "measure_part", "run"]
 
@@ -123,11 +124,13 @@ def run(
         keep: with a folder: what of a part belongs to the readings that are returned; None is all.
 
     Raises:
-        InputError: a seed, the chunk or the jobs make no sense, or the folder holds something else.
+        InputError: a seed, the chunk or the jobs make no sense, the folder holds something else, or all of it together
+            is more than memory can hold.
     """
-    known = draws.require_seeds(seeds)
-    _require_jobs(jobs)
     listed = list(cells)
+    _require_jobs(jobs)
+    require_room(listed, seeds=len(seeds) if isinstance(seeds, Sized) else 1, jobs=jobs, kept=keep is None)
+    known = draws.require_seeds(seeds)
     if folder is not None:
         return _run_in(folder, listed, known, chunk=chunk, jobs=jobs, progress=progress, keep=keep)
     tasks = [(group, part) for group in _groups(listed) for part in _parts(known, _chunk(group, chunk))]

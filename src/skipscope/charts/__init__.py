@@ -1,0 +1,28 @@
+"""Charts of a summary, with Altair: `charts.flow(summary, "backward_gain").save("flow.svg")` (or .png, .html, .json).
+
+A chart is two functions. `*_data` picks from a summary the table that is drawn, and computes nothing that the summary
+has not computed (a histogram alone counts, because a histogram is counting); the drawer beside it says how the table
+looks. So a test can compare what is drawn with the summary, and the table is the chart's text alternative. Every chart
+is a row of panels with common axes, so that whoever shows it can choose their number a row.
+"""
+
+from __future__ import annotations
+
+from skipscope.charts.draws import depth_ratio, depth_ratio_data, distribution, distribution_data
+from skipscope.charts.look import COLOURS, SHAPES, labels, title_of
+from skipscope.charts.profiles import flow, flow_data, junctions, junctions_data
+
+__all__ = [
+    "COLOURS",
+    "SHAPES",
+    "depth_ratio",
+    "depth_ratio_data",
+    "distribution",
+    "distribution_data",
+    "flow",
+    "flow_data",
+    "junctions",
+    "junctions_data",
+    "labels",
+    "title_of",
+]

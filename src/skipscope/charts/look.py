@@ -1,0 +1,366 @@
+"""How every chart looks: colours, shapes, axes, panels, and a table's rows as the values of a chart.
+
+A design has one colour and one shape everywhere: the four colours of Okabe and Ito (2008, jfly.uni-koeln.de/color) that
+stand out (3:1) from white and from black alike, for they have to be told apart in either, also by the colour-blind. All
+other ink is `currentColor`: black in a file, and in a page the colour of its text, dark or light.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import altair as alt
+import polars as pl
+
+from skipscope.designs import DESIGNS
+from skipscope.errors import InputError
+from skipscope.quantities import QUANTITIES
+from skipscope.readings import Readings
+from skipscope.words import number
+
+__all__ = [
+    "COLOURS",
+    "INK",
+    "LOG_LABELS",
+    "NOTE",
+    "SHAPES",
+    "Rows",
+    "Shared",
+    "as_range",
+    "as_ranges",
+    "as_rows",
+    "as_text",
+    "bands",
+    "capital",
+    "colour",
+    "depth_axis",
+    "facet",
+    "in_order",
+    "labelled",
+    "labels",
+    "law_lines",
+    "log_axis",
+    "medians",
+    "require_rows",
+    "seeds_in_words",
+    "shape",
+    "title_of",
+    "tooltip",
+    "zoom",
+]
+
+COLOURS = {"plain": "#D55E00", "residual": "#0072B2", "twin": "#CC79A7", "matched": "#009E73"}
+"""The colour of every design."""
+
+SHAPES = {"plain": "circle", "residual": "square", "twin": "triangle-up", "matched": "diamond"}
+"""The point of every design, for those who see no colours."""
+
+_MORE_COLOURS = ("#7A7A7A", "#0072B2", "#D55E00", "#009E73", "#CC79A7")  # of cells that are no design of ours
+_MORE_SHAPES = ("circle", "square", "diamond", "triangle-down", "cross")
+
+_TITLES = {
+    "activation_rms": "signal (RMS per element)",
+    "forward_gain": "signal norm, relative to the input's",
+    "backward_gain": "gradient norm, relative to the output's",
+    "weight_grad_norm": "weight gradient, norm (loss per weight)",
+    "weight_grad_first_last": "first weight gradient / last, in norm",
+}
+
+INK = "currentColor"
+_NOTHING = "–"
+
+Rows = list[dict[str, Any]]
+NOTE: dict[str, Any] = {"color": INK, "fontSize": 11, "y": 8, "clip": True}
+Shared = dict[str, Any]  # what the encodings of one axis share: title, scale, axis
+
+# ---------------------------------------------------------------------------------------------------------- words
+
+
+def title_of(quantity: str) -> str:
+    """A quantity in words, with its unit: the title of an axis."""
+    if quantity in _TITLES:
+        return _TITLES[quantity]
+    words = quantity.replace("_", " ")
+    known = QUANTITIES.get(quantity)
+    return f"{words} ({known.unit.partition(';')[0]})" if known else words
+
+
+def labels(readings: Readings) -> dict[str, str]:
+    """A short name for every cell: its design, and whatever else it takes to tell the cells apart.
+
+    The designs that skipscope knows come first, in its order; other cells in theirs.
+    """
+    rows = readings.cells.to_dicts()
+    names = list(DESIGNS)
+    order = sorted(
+        range(len(rows)),
+        key=lambda i: (names.index(rows[i]["design"]) if rows[i]["design"] in names else len(names), i),
+    )
+    base = [row["design"] or row["edit"] or "network" for row in rows]
+    differing = [name for name in readings.cells.columns if _tells_apart(name, rows, base)]
+    found = {
+        rows[i]["cell"]: ", ".join([base[i], *(_factor(name, rows[i][name]) for name in differing)]) for i in order
+    }
+    if len(set(found.values())) < len(found):  # alike in every factor: only their names are left
+        return {cell: cell for cell in found}
+    return found
+
+
+def _tells_apart(name: str, rows: Rows, base: Sequence[str]) -> bool:
+    """Whether a factor differs between cells of one design."""
+    if name in ("cell", "spec", "study", "design"):
+        return False
+    values: dict[str, set[object]] = {}
+    for row, key in zip(rows, base, strict=True):
+        values.setdefault(key, set()).add(row[name])
+    return any(len(each) > 1 for each in values.values())
+
+
+def _factor(name: str, value: object) -> str:
+    if name == "cotangent":
+        return f"{value} sent back"
+    return f"{value}" if name == "edit" and value else f"{name} {value if value not in (None, '') else 'none'}"
+
+
+def require_rows(table: pl.DataFrame, what: str) -> pl.DataFrame:
+    """The table, if it has rows.
+
+    Raises:
+        InputError: it has none; `what` says what is missing.
+    """
+    if table.is_empty():
+        raise InputError(f"there is nothing to draw: {what}")
+    return table
+
+
+# ------------------------------------------------------------------------------------------------- how a table looks
+
+
+def facet(
+    layers: Sequence[alt.Chart],
+    rows: Rows,
+    panels: Sequence[str],
+    *,
+    columns: int,
+    title: str,
+    subtitle: list[str],
+    description: str,
+    independent: bool = False,
+    size: tuple[int, int] = (320, 220),
+) -> alt.FacetChart:
+    """The layers as panels of one chart, in the order of `panels`."""
+    width, height = size
+    chart = (
+        alt.layer(*layers)
+        .properties(width=width, height=height)
+        .facet(
+            facet=alt.Facet("panel:N", title=None, sort=list(panels), header=alt.Header(labelAnchor="start")),
+            data=alt.InlineData(values=rows),
+            columns=min(columns, len(panels)),
+        )
+        .properties(title=alt.Title(title, subtitle=subtitle), description=description)
+    )
+    if independent:
+        chart = chart.resolve_scale(y="independent").properties(bounds="flush", spacing=64)
+    configured: alt.FacetChart = chart.configure(**_CONFIG)
+    return configured
+
+
+def bands(base: alt.Chart, y: Shared) -> list[alt.Chart]:
+    """The bands of 5 to 95 and 25 to 75 % of draws."""
+
+    def band(low: str, high: str, opacity: float) -> alt.Chart:
+        drawn: alt.Chart = base.mark_area(opacity=opacity, clip=True).encode(y=alt.Y(f"{low}:Q", **y), y2=f"{high}:Q")
+        return drawn
+
+    return [band("q05", "q95", 0.18), band("q25", "q75", 0.3)]
+
+
+def law_lines(x: alt.X, y: Shared) -> list[alt.Chart]:
+    """The law's median, dashed, and its 5 and 95 % quantiles, finer."""
+
+    def line(name: str, width: float, dash: list[int]) -> alt.Chart:
+        drawn = alt.Chart().mark_line(color=INK, strokeWidth=width, strokeDash=dash, clip=True)
+        dashed: alt.Chart = drawn.encode(x=x, y=alt.Y(f"{name}:Q", **y))
+        return dashed
+
+    return [line("law_q05", 0.8, [2, 2]), line("law_q95", 0.8, [2, 2]), line("law_q50", 1.5, [6, 3])]
+
+
+def medians(base: alt.Chart, y: Shared, shape: alt.Shape, tooltip: list[alt.Tooltip]) -> list[alt.Chart]:
+    """The line of medians and its points; the point nearest to the pointer says what it is."""
+    hover = alt.selection_point(name="hover", on="pointerover", clear="pointerout", nearest=True, empty=False)
+    height = alt.Y("q50:Q", **y)
+    line = base.mark_line(strokeWidth=1.8, clip=True).encode(y=height).add_params(zoom(["x", "y"]))
+    points = base.mark_point(filled=True, opacity=1, clip=True).encode(
+        y=height, shape=shape, tooltip=tooltip, size=alt.when(hover).then(alt.value(90)).otherwise(alt.value(16))
+    )
+    return [line, points.add_params(hover)]
+
+
+def zoom(axes: Sequence[Literal["x", "y"]]) -> alt.Parameter:
+    """Drag to move, scroll to zoom, double click to see everything again."""
+    return alt.selection_interval(name="zoom", bind="scales", encodings=list(axes))
+
+
+def depth_axis(depths: pl.Series, column: str, title: str) -> alt.X:
+    """From the input to a little beyond the deepest, so that no point is cut in half."""
+    end = 1.03 * max(1, int(str(depths.max())))
+    scale = alt.Scale(domain=[0, float(f"{end:.3g}")], nice=False)
+    return alt.X(f"{column}:Q", title=title, scale=scale, axis=alt.Axis(tickMinStep=1, grid=False))
+
+
+def log_axis(table: pl.DataFrame, title: str) -> Shared:
+    """A log axis, unless values are negative or most medians 0 (a cosine, a count)."""
+    zeros = table.filter(pl.col("q50") == 0).height
+    if (table["q05"] < 0).any() or 2 * zeros > table.height:
+        return {"title": title, "scale": alt.Scale(zero=False), "axis": alt.Axis(tickCount=6)}
+    axis = alt.Axis(labelExpr=LOG_LABELS, tickCount=4, gridOpacity=_POWERS_OF_TEN)
+    return {"title": title, "scale": alt.Scale(type="log"), "axis": axis}
+
+
+def _log_labels() -> str:
+    """A Vega expression: 0.01 to 1,000 as they are, other powers of ten as 10⁶; what Vega leaves blank stays blank."""
+    power = "format(round(log(datum.value) / LN10), 'd')"
+    for digit, raised in zip("−0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True):  # d3 writes a true minus
+        power = f"replace({power}, regexp('{digit}', 'g'), '{raised}')"
+    small = "datum.value >= 0.00999 && datum.value < 1001"
+    return f"datum.label === '' ? '' : {small} ? format(datum.value, ',~g') : '10' + {power}"
+
+
+LOG_LABELS = _log_labels()
+_WHOLE_POWER = "abs(log(datum.value) / LN10 - round(log(datum.value) / LN10)) < 1e-6"
+_POWERS_OF_TEN: Any = {"condition": {"test": _WHOLE_POWER, "value": 1}, "value": 0}  # grid lines at no other ticks
+
+
+def _keys(table: pl.DataFrame) -> dict[str, tuple[str, str]]:
+    """Colour and shape of every network that is drawn: its design's, or the next one that is free."""
+    column = "label" if "label" in table.columns else "panel"
+    found: dict[str, tuple[str, str]] = {}
+    for key, known in table.select(column, "design").unique(maintain_order=True).iter_rows():
+        own = (COLOURS.get(known, ""), SHAPES.get(known, ""))
+        if known not in COLOURS or (column == "label" and own in found.values()):
+            more = list(zip(_MORE_COLOURS, _MORE_SHAPES, strict=True))
+            own = next((each for each in more if each not in found.values()), more[len(found) % len(more)])
+        found[key] = own
+    return found
+
+
+def colour(table: pl.DataFrame, *, legend: bool = True) -> alt.Color:
+    """The colour of every network of the table."""
+    keys = _keys(table)
+    column = "label" if "label" in table.columns else "panel"
+    shown = alt.Legend(title=None, orient="top", symbolOpacity=1, symbolSize=60) if legend else None
+    scale = alt.Scale(domain=list(keys), range=[colour for colour, _ in keys.values()])
+    return alt.Color(f"{column}:N", scale=scale, legend=shown)
+
+
+def shape(table: pl.DataFrame, *, legend: bool = True) -> alt.Shape:
+    """The point of every network of the table."""
+    keys = _keys(table)
+    column = "label" if "label" in table.columns else "panel"
+    shown = alt.Legend(title=None, orient="top", symbolOpacity=1, symbolSize=60) if legend else None
+    scale = alt.Scale(domain=list(keys), range=[shape for _, shape in keys.values()])
+    return alt.Shape(f"{column}:N", scale=scale, legend=shown)
+
+
+def labelled(rows: pl.DataFrame, readings: Readings) -> pl.DataFrame:
+    """The rows with the label of their network, in the order of the designs."""
+    named = labels(readings)
+    found = [(cell, place, label) for place, (cell, label) in enumerate(named.items())]
+    schema = {"cell": pl.String, "place": pl.Int64, "label": pl.String}
+    return rows.join(pl.DataFrame(found, schema=schema, orient="row"), on="cell", how="left")
+
+
+# ------------------------------------------------------------------------------------------------ a table as values
+
+
+def as_rows(table: pl.DataFrame) -> Rows:
+    """The table for a chart: six significant digits are more than anybody can see, and half the size."""
+    return [{name: _short(value) for name, value in row.items()} for row in table.iter_rows(named=True)]
+
+
+def _short(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def as_text(name: str, column: pl.Expr, digits: int = 3) -> pl.Expr:
+    """A column of numbers as people write them, for a tooltip."""
+    return column.map_elements(lambda value: number(value, digits), pl.String).fill_null(_NOTHING).alias(name)
+
+
+def as_range(name: str, low: str, high: str, middle: str | None = None) -> pl.Expr:
+    """As text: 0.1 to 2, or with a middle 0.5 (0.1 to 2); an en dash where there is nothing."""
+
+    def told(row: dict[str, Any]) -> str:
+        if row[low] is None or row[high] is None:
+            return _NOTHING
+        between = f"{number(row[low])} to {number(row[high])}"
+        return f"{number(row[middle])} ({between})" if middle else between
+
+    columns = [low, high, *([middle] if middle else [])]
+    return pl.struct(columns).map_elements(told, pl.String, skip_nulls=False).alias(name)
+
+
+def as_ranges() -> list[pl.Expr]:
+    """The two bands in words, for a tooltip."""
+    return [as_range("half", "q25", "q75"), as_range("most", "q05", "q95")]
+
+
+def tooltip(**columns: str) -> list[alt.Tooltip]:
+    """A tooltip of columns that are text already: column=title."""
+    return [alt.Tooltip(f"{name}:N", title=title) for name, title in columns.items()]
+
+
+def in_order(values: Iterable[str]) -> list[str]:
+    """The values once each, in the order in which they come."""
+    return list(dict.fromkeys(values))
+
+
+def seeds_in_words(table: pl.DataFrame) -> str:
+    """How many seeds the rows rest on, in words."""
+    low, high = int(str(table["n"].min())), int(str(table["n"].max()))
+    if low == high:
+        return f"{low:,} seed{'s' if low != 1 else ''}"
+    return f"{low:,} to {high:,} seeds"
+
+
+def capital(text: str) -> str:
+    """The text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
+
+
+_CONFIG: dict[str, Any] = {
+    "background": "white",
+    "font": "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": INK,
+        "titleColor": INK,
+        "domainColor": INK,
+        "tickColor": INK,
+        "gridColor": INK,
+        "gridOpacity": 0.12,
+        "domainOpacity": 0.5,
+        "tickOpacity": 0.5,
+        "titleFontWeight": "normal",
+        "titleFontSize": 12,
+        "labelFontSize": 11,
+        "labelOverlap": True,
+    },
+    "header": {"labelColor": INK, "labelFontSize": 13, "labelFontWeight": "bold"},
+    "legend": {"labelColor": INK, "labelFontSize": 12},
+    "title": {
+        "color": INK,
+        "subtitleColor": INK,
+        "anchor": "start",
+        "fontSize": 15,
+        "subtitleFontSize": 12,
+        "offset": 12,
+    },
+    "facet": {"spacing": 22},
+}

@@ -1,0 +1,113 @@
+"use strict";
+// Draws the charts of the report into their places, in colours that follow the page (the charts' ink is currentColor,
+// so that neither the dark theme nor paper needs another drawing), at a width that follows the window.
+(() => {
+  const charts = JSON.parse(document.getElementById("charts").textContent);
+  const narrow = 640; // pixels: below, one panel a row
+
+  // ------------------------------------------------------------------------------------------------ one chart
+
+  async function draw(chart) {
+    chart.columns = Math.min(chart.panels, chart.place.clientWidth < narrow ? 1 : chart.perRow);
+    const spec = structuredClone(chart.spec);
+    spec.columns = chart.columns;
+    spec.spec.width = Math.max(120, Math.round(chart.place.clientWidth / chart.columns) - 70);
+    chart.result?.finalize();
+    chart.result = await vegaEmbed(chart.place, spec, {
+      actions: false,
+      defaultStyle: false,
+      ast: true, // expressions are interpreted, not compiled: the page's security policy allows no eval
+      renderer: "svg",
+      tooltip: { disableDefaultStyle: true, theme: "custom" },
+    });
+    await fit(chart);
+    for (const name of ["role", "aria-roledescription", "aria-label"]) chart.place.setAttribute(name, chart[name]);
+    chart.place.dataset.state = "drawn";
+  }
+
+  // Axes and labels take what they need, which only a drawing shows; the panels get the rest.
+  async function fit(chart) {
+    for (let turn = 0; turn < 2; turn++) {
+      const over = parseFloat(chart.place.querySelector("svg").getAttribute("width")) - chart.place.clientWidth;
+      const width = chart.result.view.signal("child_width");
+      const wanted = Math.max(120, Math.floor(width - over / chart.columns));
+      if (Math.abs(wanted - width) < 2) return;
+      await chart.result.view.signal("child_width", wanted).resize().runAsync();
+    }
+  }
+
+  async function resized(chart) {
+    const columns = Math.min(chart.panels, chart.place.clientWidth < narrow ? 1 : chart.perRow);
+    await (columns === chart.columns ? fit(chart) : draw(chart));
+  }
+
+  // The wheel scrolls the page until the reader has clicked into a chart, and again when the pointer has left it.
+  function guardWheel(place) {
+    let inside = false;
+    place.addEventListener("pointerdown", () => { inside = true; });
+    place.addEventListener("pointerleave", () => { inside = false; });
+    place.addEventListener("wheel", (event) => { if (!inside) event.stopPropagation(); }, { capture: true });
+  }
+
+  async function save(chart, type) {
+    const view = chart.result.view.background("white"); // outside this page ink is black
+    const link = document.createElement("a");
+    link.href = type === "png" ? await view.toImageURL("png", 2)
+      : "data:image/svg+xml;charset=utf-8," + encodeURIComponent(await view.toSVG());
+    view.background(null);
+    link.download = `${chart.place.id}.${type}`;
+    link.click();
+  }
+
+  function tools(chart) {
+    const row = chart.place.parentElement.querySelector(".tools");
+    for (const type of ["svg", "png"]) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = `Save as ${type.toUpperCase()}`;
+      button.addEventListener("click", () => save(chart, type));
+      row.append(button);
+    }
+    row.hidden = false;
+  }
+
+  async function start(chart) {
+    chart.place = document.getElementById(chart.id);
+    chart.perRow = chart.spec.columns;
+    for (const name of ["role", "aria-roledescription", "aria-label"]) chart[name] = chart.place.getAttribute(name) ?? "";
+    guardWheel(chart.place);
+    try {
+      await draw(chart);
+      tools(chart);
+    } catch (error) {
+      chart.place.dataset.state = "failed";
+      chart.place.textContent = "This chart could not be drawn; its numbers are in the table below.";
+      throw error;
+    }
+    let width = chart.place.clientWidth;
+    let waiting = 0;
+    new ResizeObserver(() => {
+      if (chart.place.clientWidth === width) return;
+      width = chart.place.clientWidth;
+      clearTimeout(waiting);
+      waiting = setTimeout(() => resized(chart), 150);
+    }).observe(chart.place);
+  }
+
+  // ------------------------------------------------------------------------------------------------- the page
+
+  const toggle = document.getElementById("theme");
+  const dark = () => {
+    const chosen = document.documentElement.dataset.theme;
+    return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  };
+  const name = () => { toggle.textContent = dark() ? "Light page" : "Dark page"; };
+  toggle.addEventListener("click", () => {
+    document.documentElement.dataset.theme = dark() ? "light" : "dark";
+    name();
+  });
+  name();
+  toggle.hidden = false;
+
+  Promise.all(charts.map(start)).then(() => { document.documentElement.dataset.state = "drawn"; });
+})();

@@ -1,0 +1,271 @@
+"""What the sections of a report share: how sentences are put together, and what tables and method boxes say.
+
+Every sentence is a function of readings, summaries and findings: where they say the opposite, so does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import polars as pl
+
+from skipscope.charts import flow_data, junctions_data, labels
+from skipscope.designs import DESIGNS
+from skipscope.diagnosis import Finding
+from skipscope.readings import Readings
+from skipscope.report.page import Facts, Method, Table
+from skipscope.spec import Spec
+from skipscope.summary import Summary
+from skipscope.words import number
+
+__all__ = [
+    "AGREES",
+    "INITS",
+    "QUANTILE_NAMES",
+    "VERBS",
+    "capital",
+    "change",
+    "joined",
+    "junctions_table",
+    "laws",
+    "measured",
+    "method",
+    "networks",
+    "plural",
+    "profile_table",
+    "seeds_of",
+    "sent",
+    "versions_of",
+]
+
+QUANTILE_NAMES = {"q05": "5 %", "q25": "25 %", "q50": "median", "q75": "75 %", "q95": "95 %"}
+"""The summary's columns of quantiles, as a table for people has them."""
+
+VERBS = {
+    "exploding": "explodes",
+    "vanishing": "vanishes",
+    "spread out": "neither explodes nor vanishes, but spreads out between draws",
+    "dead": "does not arrive at all",
+    "healthy": "keeps its size",
+    "cannot tell": "cannot be judged from these draws",
+}
+"""What a signal or a gradient does, by verdict."""
+
+INITS = {"he": "He", "xavier": "Xavier", "lecun": "LeCun", "torch": "PyTorch's default"}
+"""The names of the initialisations."""
+
+AGREES = 3.0
+"""How many standard errors the mean logarithm may be off the law's before the two are said to differ."""
+
+# --------------------------------------------------------------------------------------------------- small words
+
+
+def joined(names: Iterable[str]) -> str:
+    """A list of names in a sentence."""
+    listed = list(names)
+    return f"{', '.join(listed[:-1])} and {listed[-1]}" if len(listed) > 1 else "".join(listed)
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """A counted noun."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def capital(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def seeds_of(readings: Readings) -> str:
+    """How many seeds, and which."""
+    seeds = sorted(readings.rows["seed"].unique().to_list())
+    if len(seeds) == 1:
+        return f"1 seed ({seeds[0]})"
+    gaps = "" if seeds == list(range(seeds[0], seeds[-1] + 1)) else ", not all"
+    return f"{len(seeds):,} seeds ({seeds[0]} to {seeds[-1]}{gaps})"
+
+
+def sent(cotangent: object) -> str:
+    """The gradient that is sent back from the output, in words."""
+    known = {"gaussian": "a Gaussian gradient", "ones": "a gradient of ones", None: "no gradient"}
+    return known.get(cotangent if isinstance(cotangent, str) else None, f"the gradient of {cotangent}")
+
+
+def networks(names: Sequence[str]) -> str:
+    """Networks in a sentence, by their labels."""
+    return f"the {joined(names)} {'network' if len(names) == 1 else 'networks'}"
+
+
+def change(finding: Finding) -> dict[str, Any]:
+    """The numbers of a finding on a design; empty where it has none, or is about one network."""
+    row = finding.evidence.row(0, named=True) if finding.evidence.height else {}
+    return row if "median" in row else {}
+
+
+def measured(finding: Finding) -> str:
+    """The numbers of a finding in half a sentence; else what it says itself."""
+    found = change(finding)
+    if not found:
+        return finding.statement.rstrip(".")
+    return (
+        f"over {plural(found['blocks'], 'block')} its norm changes by a factor of {number(found['median'])} in the "
+        f"median draw, of {number(found['q05'])} to {number(found['q95'])} in nine draws of ten, and of "
+        f"{number(found['mean'])} in root mean square if draws are log-normal (95 % interval "
+        f"{number(found['mean_low'])} to {number(found['mean_high'])})"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ laws
+
+
+def laws(summary: Summary, quantity: str) -> tuple[str, ...]:
+    """For each law about a quantity: whether the measurement agrees, or why it is not drawn."""
+    named = labels(summary.readings)
+    told = {row["cell"]: row for row in summary.laws.filter(pl.col("quantity") == quantity).iter_rows(named=True)}
+    order = [cell for cell in named if cell in told]
+    drawn = flow_data(summary, quantity).select("cell", "site", "z").filter(pl.col("z").is_not_null())
+    held = [cell for cell in order if not told[cell]["refusal"]]
+    refused: dict[str, list[str]] = {}
+    for cell in order:
+        if told[cell]["refusal"]:
+            refused.setdefault(told[cell]["refusal"], []).append(named[cell])
+    sources = {f"The law: {_formula(told[cell]['statement'])} Source: {told[cell]['source']}." for cell in held}
+    return (
+        *(_agreement(named[cell], drawn.filter(pl.col("cell") == cell)) for cell in held),
+        *sorted(sources),
+        *(f"No law is drawn for {networks(cells)}. {refusal}" for refusal, cells in refused.items()),
+    )
+
+
+def _agreement(name: str, sites: pl.DataFrame) -> str:
+    if sites.is_empty():
+        return f"Of the {name} network there are too few draws to compare with the law."
+    worst = sites.sort(pl.col("z").abs(), descending=True).row(0, named=True)
+    words = "agrees with the law" if abs(worst["z"]) <= AGREES else "differs from the law"
+    return (
+        f"The {name} network {words}: of {plural(sites.height, 'site')} none has a mean logarithm further off than "
+        f"{number(abs(worst['z']), 2)} standard errors ({worst['site']})."
+    )
+
+
+def _formula(statement: str) -> str:
+    """A law's one line with the signs that mathematics has for them."""
+    for plain, sign in (("||", "‖"), ("^2", "²"), ("chi2", "χ²")):
+        statement = statement.replace(plain, sign)
+    return statement
+
+
+# ---------------------------------------------------------------------------------------------------------- tables
+
+
+def profile_table(summary: Summary, quantity: str) -> pl.DataFrame:
+    """The numbers of a flow chart, for people."""
+    table = flow_data(summary, quantity)
+    shown = table.select(
+        pl.col("panel").alias("network"),
+        "site",
+        pl.col("site_depth").alias("layers"),
+        pl.col("n").alias("seeds"),
+        *[pl.col(name).alias(f"measured|{title}") for name, title in QUANTILE_NAMES.items()],
+        *[pl.col(f"law_{name}").alias(f"law|{QUANTILE_NAMES[name]}") for name in ("q05", "q50", "q95")],
+        pl.col("z").alias("law|z"),
+    )
+    return shown if table["law_q50"].null_count() < table.height else shown.drop("^law.*$")
+
+
+def junctions_table(summary: Summary) -> pl.DataFrame:
+    """The numbers of a chart of junctions, for people."""
+    return junctions_data(summary).select(
+        pl.col("panel").alias("what"),
+        pl.col("label").alias("network"),
+        "block",
+        pl.col("n").alias("seeds"),
+        *[pl.col(name).alias(title) for name, title in QUANTILE_NAMES.items()],
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ the method
+
+
+def method(readings: Readings) -> Method:
+    """The method box: networks, seeds, batch, cotangent, precision."""
+    cells = readings.cells
+
+    def values(column: str) -> list[Any]:
+        return [value for value in cells[column].unique().sort() if value not in (None, "")]
+
+    facts = (
+        (
+            "Drawn",
+            f"{seeds_of(readings)}; a seed gives all networks the same normals for their weights and their input",
+        ),
+        ("Samples a network", joined(map(str, values("batch")))),
+        ("Input", joined(map(str, values("data")))),
+        ("Sent back from the output", joined(map(sent, values("cotangent")))),
+        ("Arithmetic", joined(map(str, values("dtype")))),
+        ("Quantiles", "over seeds, linear between the sorted values"),
+    )
+    shown = tuple((name, value) for name, value in facts if value)
+    sizes = _networks(readings)
+    if sizes.is_empty():
+        return Method((Facts(shown),))
+    folded = "" if sizes.height <= 12 else "The networks, as a table"
+    return Method(
+        (Table(sizes, "The networks; d is the depth that the study gives them.", folded=folded), Facts(shown))
+    )
+
+
+def _networks(readings: Readings) -> pl.DataFrame:
+    """One row a different network: what it is, and how large."""
+    names = list(DESIGNS)
+
+    def place(cell: dict[str, Any]) -> tuple[int, int, int]:
+        known = names.index(cell["design"]) if cell["design"] in names else len(names)
+        return (cell["width"] or 0, cell["depth"] or 0, known)
+
+    rows: dict[tuple[object, ...], dict[str, Any]] = {}
+    for cell in sorted((cell for cell in readings.cells.to_dicts() if cell["spec"]), key=place):
+        spec = Spec.from_json(cell["spec"])
+        row = {
+            "network": cell["design"] or "–",
+            "d": cell["depth"],
+            "width": cell["width"],
+            "weight layers": spec.depth,
+            "parameters": spec.parameters,
+            "multiply-adds": spec.multiply_adds,
+            "initialisation": INITS[spec.init],
+            "block": _block_of(spec),
+            "output": spec.head.activation,
+            "edit": cell["edit"] or "–",
+        }
+        rows.setdefault(tuple(row.values()), row)
+    found = pl.DataFrame(list(rows.values()))
+    return found.drop("edit") if rows and set(found["edit"]) == {"–"} else found
+
+
+_ORDERS = {
+    "before-add": "before the addition",
+    "after-add": "after the addition",
+    "pre-activation": "before the weights",
+}
+
+
+def _block_of(spec: Spec) -> str:
+    """The body's block in words."""
+    if not spec.stages:
+        return "none"
+    stage = spec.stages[0]
+    words = [plural(stage.layers, "layer")]
+    words.append(
+        "no shortcut" if stage.plain else f"{stage.shortcut} shortcut, {stage.activation} {_ORDERS[stage.order]}"
+    )
+    words.append("no norm" if stage.norm == "none" else f"{stage.norm} norm")
+    if (stage.gains.shortcut, stage.gains.branch) != (1.0, 1.0):
+        words.append(f"gains {stage.gains.shortcut} and {stage.gains.branch}")
+    return ", ".join(words)
+
+
+def versions_of(readings: Readings) -> tuple[tuple[str, str], ...]:
+    """What the readings were measured with."""
+    return tuple((name, value) for name, value in readings.meta.items() if name != "command")

@@ -1,0 +1,146 @@
+"""Cells over seeds: neither chunks nor workers change a bit, and the progress is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skipscope import QUANTITIES, InputError, Spec, build, probe
+from skipscope.readings import Readings
+from skipscope.studies import ensemble
+from skipscope.studies.ensemble import Cell, measure, run
+
+UNKNOWN: Any = "one"
+PLAIN = Spec.dense(width=6, blocks=3, layers=1, features=4, shortcut="none", output="relu")
+RESIDUAL = Spec.dense(width=6, blocks=3, features=4, output="relu", norm="layer")
+CELLS = (
+    Cell(spec=PLAIN, factors={"study": "test", "design": "plain"}),
+    Cell(spec=RESIDUAL, factors={"study": "test", "design": "residual"}, batch=3, cotangent="ones"),
+)
+
+
+def test_a_cell_is_a_probe():
+    measured = measure(CELLS[1], (2, 7))
+    network = build(RESIDUAL, seed=[2, 7])
+
+    assert measured.equals(probe(network, 3, cotangent="ones", factors={"study": "test", "design": "residual"}))
+
+
+def test_a_cell_says_what_to_measure_and_where():
+    few = {"dead": QUANTITIES["dead"], "forward_growth": QUANTITIES["forward_growth"]}
+    readings = measure(Cell(spec=PLAIN, factors={}, quantities=few, sites=("stem", "network")), (0,))
+
+    assert set(readings.rows.select("site", "quantity").iter_rows()) == {
+        ("stem", "dead"),
+        ("network", "forward_growth"),
+    }
+
+
+@settings(max_examples=15)
+@given(
+    seeds=st.lists(st.integers(0, 30), min_size=1, max_size=8, unique=True),
+    chunk=st.one_of(st.none(), st.integers(1, 10)),
+)
+def test_the_chunk_does_not_change_a_bit(seeds: list[int], chunk: int | None):
+    whole = Readings.concat(measure(cell, tuple(seeds)) for cell in CELLS)
+
+    assert run(CELLS, seeds, chunk=chunk).equals(whole)
+
+
+@pytest.mark.slow
+def test_nor_does_the_number_of_workers():
+    alone = run(CELLS, range(7), chunk=2)
+
+    assert run(CELLS, range(7), chunk=2, jobs=2).equals(alone)
+    assert run(CELLS, range(7), chunk=3, jobs=3).equals(alone)
+
+
+@pytest.mark.slow
+def test_workers_measure_a_quantity_of_ones_own_and_tell_their_progress():
+    told: list[tuple[int, int]] = []
+    cell = Cell(spec=PLAIN, factors={}, quantities={"mine": QUANTITIES["dead"]})
+    readings = run([cell], range(5), chunk=2, jobs=2, progress=lambda done, total: told.append((done, total)))
+
+    assert set(readings.rows["quantity"]) == {"mine"}
+    assert told == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_saved_bytes_are_the_same_for_any_chunk(tmp_path: Any):
+    for chunk in (1, 2, 5):
+        run(CELLS, range(5), chunk=chunk).save(tmp_path / f"{chunk}.parquet")
+
+    assert len({(tmp_path / f"{chunk}.parquet").read_bytes() for chunk in (1, 2, 5)}) == 1
+
+
+def test_progress_is_told_after_every_chunk():
+    told: list[tuple[int, int]] = []
+    run(CELLS, range(5), chunk=2, progress=lambda done, total: told.append((done, total)))
+
+    assert told == [(2, 10), (4, 10), (5, 10), (7, 10), (9, 10), (10, 10)]
+
+
+def test_seeds_may_be_one_or_an_iterator():
+    assert run(CELLS, 3).rows["seed"].unique().to_list() == [3]
+    assert run(iter(CELLS), iter([4, 2])).rows["seed"].unique().sort().to_list() == [2, 4]
+
+
+def test_no_cells_give_no_readings():
+    assert len(run([], range(3))) == 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "width", "chunk"),
+    # 2^20 numbers a chunk; a network has 10 matrices of width^2 and 10 layers' activations of batch * width.
+    [(1, 8, 2**20 // (10 * 64 + 10 * 8)), (4096, 8, 2**20 // (10 * 64 + 10 * 4096 * 8)), (1, 330, 1)],
+)
+def test_a_chunk_of_its_own_choice_fits_the_cache(batch: int, width: int, chunk: int, monkeypatch: pytest.MonkeyPatch):
+    chunks: list[int] = []
+
+    def counted(cell: Cell, seeds: tuple[int, ...]) -> Readings:
+        chunks.append(len(seeds))
+        return Readings.concat([])
+
+    monkeypatch.setattr(ensemble, "measure", counted)
+    spec = Spec.dense(width=width, blocks=4, features=width)
+    run([Cell(spec=spec, factors={}, batch=batch)], range(2 * chunk + 1))
+
+    assert chunks == ([chunk, chunk, 1] if chunk > 1 else [1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"seeds": []}, "seeds is empty"),
+        ({"seeds": [1, 1]}, "seeds must differ from each other; got 1 twice"),
+        ({"seeds": -1}, "seed must be at least 0"),
+        ({"seeds": [0, UNKNOWN]}, "seed must be a whole number"),
+        ({"chunk": 0}, "chunk must be at least 1; got 0"),
+        ({"chunk": 2.5}, "chunk must be a whole number"),
+        ({"jobs": 0}, "jobs must be at least 1; got 0"),
+        ({"jobs": UNKNOWN}, "jobs must be a whole number"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(arguments: dict[str, Any], words: str):
+    with pytest.raises(InputError) as caught:
+        run(CELLS, **{"seeds": range(2), **arguments})
+
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("batch", [0, -5, UNKNOWN])
+def test_a_batch_that_makes_no_sense_is_refused(batch: Any):
+    with pytest.raises(InputError, match="batch must be"):
+        run([Cell(spec=PLAIN, factors={}, batch=batch)], range(2))
+
+
+def test_readings_of_both_cells_are_told_apart():
+    readings = run(CELLS, range(3))
+
+    assert readings.cells.sort("design")["design"].to_list() == ["plain", "residual"]
+    assert readings.cells.sort("design")["batch"].to_list() == [1, 3]
+    counts = readings.rows.filter(pl.col("quantity") == "forward_growth").group_by("cell").len()
+    assert counts["len"].to_list() == [3, 3]
