@@ -31,7 +31,7 @@ import skipscope
 from skipscope import Spec, build, cli, diagnosis, readings, report, studies, summary
 from skipscope.comparison import compare
 from skipscope.readings import Readings
-from skipscope.studies import ensemble
+from skipscope.studies import ensemble, room
 
 SMALL = ["--seeds", "8", "--depth", "6", "--width", "8"]
 
@@ -857,16 +857,16 @@ def test_what_a_network_holds_is_counted(spec: Spec, batch: int):
     network = build(spec, seed=0)
     network.run([[0.0] * 3] * batch, Sum(), observe)
 
-    assert ensemble._numbers(cell(spec, batch)) == sum(arrays)
+    assert room._numbers(cell(spec, batch)) == sum(arrays)
 
 
 def test_the_memory_of_this_machine_is_known():
-    assert 2**28 < ensemble._memory() < math.inf
+    assert 2**28 < room._memory() < math.inf
 
 
 @pytest.mark.parametrize(("held", "fits"), [(3.4e6, False), (3.5e6, True)])
 def test_what_fits_is_measured(held: float, fits: bool, monkeypatch: pytest.MonkeyPatch):
     # Four networks of 66 sites together, of 16 kB each, and 8 x 66 x 15 readings of 300 bytes: 3.43 MB; weights: 17 kB.
-    monkeypatch.setattr(ensemble, "_memory", lambda: held)
+    monkeypatch.setattr(room, "_memory", lambda: held)
 
     assert run(*FLOW).code == (0 if fits else 2)

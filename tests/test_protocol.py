@@ -15,14 +15,14 @@ from skipscope.testing import specs
 def test_sites_of_a_residual_network():
     assert sites_of(Spec.dense(width=8, blocks=2, features=3)) == (
         Site("input", 0, 0, "input", "input of 3 features"),
-        Site("stem", 1, 1, "layer", "affine 3 to 8, relu", "relu", ends="entry"),
+        Site("stem", 1, 1, "layer", "affine 3 to 8, relu", "relu", ends="entry", outer="first"),
         Site("stage1.block1.layer1", 2, 2, "layer", "affine 8 to 8, relu", "relu"),
         Site("stage1.block1.layer2", 3, 3, "layer", "affine 8 to 8, relu", "relu"),
         Site("stage1.block1", 4, 3, "junction", "identity shortcut + branch", block=1),
         Site("stage1.block2.layer1", 5, 4, "layer", "affine 8 to 8, relu", "relu"),
         Site("stage1.block2.layer2", 6, 5, "layer", "affine 8 to 8, relu", "relu"),
         Site("stage1.block2", 7, 5, "junction", "identity shortcut + branch", block=2, ends="exit"),
-        Site("head", 8, 6, "layer", "affine 8 to 3"),
+        Site("head", 8, 6, "layer", "affine 8 to 3", outer="last"),
         Site("network", 9, 6, "network", "the network as a whole"),
     )
 
@@ -31,10 +31,10 @@ def test_sites_of_a_plain_network():
     spec = Spec.dense(width=8, blocks=1, layers=1, shortcut="none", order="after-add", norm="batch", output="relu")
 
     assert sites_of(spec)[1:] == (
-        Site("stem", 1, 1, "layer", "affine 8 to 8, batch norm, relu", "relu", ends="entry"),
+        Site("stem", 1, 1, "layer", "affine 8 to 8, batch norm, relu", "relu", ends="entry", outer="first"),
         Site("stage1.block1.layer1", 2, 2, "layer", "affine 8 to 8, batch norm"),
         Site("stage1.block1", 3, 2, "block", "plain block", "relu", block=1, ends="exit"),
-        Site("head", 4, 3, "layer", "affine 8 to 8, relu", "relu"),
+        Site("head", 4, 3, "layer", "affine 8 to 8, relu", "relu", outer="last"),
         Site("network", 5, 3, "network", "the network as a whole"),
     )
 
@@ -50,11 +50,11 @@ def test_sites_of_a_pre_activation_network(norm: Any, layer: str, final: str):
     spec = Spec.dense(width=8, blocks=1, layers=1, order="pre-activation", norm=norm, activation="tanh")
 
     assert sites_of(spec)[1:] == (
-        Site("stem", 1, 1, "layer", "affine 8 to 8", ends="entry"),
+        Site("stem", 1, 1, "layer", "affine 8 to 8", ends="entry", outer="first"),
         Site("stage1.block1.layer1", 2, 2, "layer", layer, "tanh"),
         Site("stage1.block1", 3, 2, "junction", "identity shortcut + branch", block=1, ends="exit"),
         Site("final", 4, 2, "layer", final, "tanh"),
-        Site("head", 5, 3, "layer", "affine 8 to 8"),
+        Site("head", 5, 3, "layer", "affine 8 to 8", outer="last"),
         Site("network", 6, 3, "network", "the network as a whole"),
     )
 

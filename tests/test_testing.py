@@ -241,18 +241,18 @@ def forget_a_path(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ops, "junction_joined", lambda dskip, dbranch, gain_s, gain_b: dbranch)
 
 
-def wrong_affine(change: Callable[[Array, Array, Array], tuple[Array, Array, Array]]) -> Callable[..., None]:
+def wrong_affine(what: str, factor: float) -> Callable[..., None]:
     def mutate(patch: pytest.MonkeyPatch) -> None:
-        right = ops.affine_backward
-        patch.setattr(ops, "affine_backward", lambda dy, x, weight: change(*right(dy, x, weight)))
+        right = getattr(ops, f"affine_backward_{what}")
+        patch.setattr(ops, f"affine_backward_{what}", lambda *given: factor * right(*given))
 
     return mutate
 
 
-average_over_the_batch = wrong_affine(lambda dx, dweight, dbias: (dx, dweight / 5, dbias))
-double_the_input = wrong_affine(lambda dx, dweight, dbias: (2 * dx, dweight, dbias))
-forget_the_bias = wrong_affine(lambda dx, dweight, dbias: (dx, dweight, 0 * dbias))
-lose_a_thousandth = wrong_affine(lambda dx, dweight, dbias: (dx, 0.999 * dweight, dbias))
+average_over_the_batch = wrong_affine("weight", 1 / 5)
+double_the_input = wrong_affine("input", 2)
+forget_the_bias = wrong_affine("bias", 0)
+lose_a_thousandth = wrong_affine("weight", 0.999)
 
 
 def wrong_norm(name: str, change: Callable[..., Any]) -> Callable[[pytest.MonkeyPatch], None]:

@@ -114,8 +114,14 @@ class Measured:
     def concat(cls, parts: Sequence[Measured]) -> Measured:
         """The same cell over the seeds of all parts."""
         first = parts[0]
-        values = {key: np.ma.concatenate([part.values[key] for part in parts]) for key in first.values}
+        values = {key: _joined([part.values[key] for part in parts]) for key in first.values}
         return cls(first.cell, first.sites, tuple(seed for part in parts for seed in part.seeds), values)
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    """Values over the seeds of all parts, masked where they are."""
+    masks = [np.ma.getmaskarray(each) for each in values]
+    return np.ma.array(np.concatenate([np.ma.getdata(each) for each in values]), mask=np.concatenate(masks))
 
 
 def measure(

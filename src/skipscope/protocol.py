@@ -147,7 +147,7 @@ def sites_of(spec: Spec) -> tuple[Site, ...]:
 
     def add(site: str, kind: SiteKind, name: str, activation: str = "linear", block: int = 0) -> None:
         ends = _ends(site, block, len(spec.body))
-        outer = _OUTER.get(site, "")
+        outer: Literal["", "first", "last"] = _OUTER.get(site, "")
         found.append(Site(site, len(found), depth, kind, name, activation, block, ends, outer))
 
     def layer(each: Layer) -> None:

@@ -8,7 +8,7 @@ in ops.py. Parts push the arrays to the observer as they make them and keep noth
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -62,7 +62,7 @@ class _Affine:
         if wanted(observe, self.site, "weight", "weight_grad"):
             observe(self.site, weight=self.weight, weight_grad=ops.affine_backward_weight(dy, kept))
         if self.bias is not None and wanted(observe, self.site, "bias", "bias_grad"):
-            observe(self.site, bias=self.bias, bias_grad=dy.sum(axis=-2))
+            observe(self.site, bias=self.bias, bias_grad=ops.affine_backward_bias(dy))
         return ops.affine_backward_input(dy, self.weight)
 
     def jvp(self, tx: Array, kept: Kept) -> Array:
@@ -383,21 +383,25 @@ def build_all(specs: Sequence[Spec], *, seed: int | Iterable[int]) -> list[Numpy
     one of the same width, every depth of a sweep) shares that one's arrays, which therefore cannot be written to.
     """
     seeds = draws.require_seeds(seed)
-    drawn: list[tuple[Spec, dict[str, Array]]] = []
+    drawn: list[tuple[Spec, Mapping[str, Array]]] = []
     networks: dict[int, NumpyNetwork] = {}
     for index in sorted(range(len(specs)), key=lambda index: -specs[index].depth):
         spec = specs[index]
         weights = next((_cut(spec, deep, known) for deep, known in drawn if draws.begins(spec, deep)), None)
         if weights is None:
-            weights = draws.weights(spec, seeds)
+            weights = _frozen(draws.weights(spec, seeds))
             drawn.append((spec, weights))
-            for weight in weights.values():
-                weight.flags.writeable = False
         networks[index] = NumpyNetwork(spec, seeds, _parameters(spec, seeds, weights))
     return [networks[index] for index in range(len(specs))]
 
 
-def _cut(shallow: Spec, deep: Spec, weights: dict[str, Array]) -> dict[str, Array]:
+def _frozen(weights: Mapping[str, Array]) -> Mapping[str, Array]:
+    for weight in weights.values():
+        weight.flags.writeable = False
+    return weights
+
+
+def _cut(shallow: Spec, deep: Spec, weights: Mapping[str, Array]) -> Mapping[str, Array]:
     """The weights of `shallow`, which are the first that were drawn for `deep`."""
     pairs = zip(draws.drawing_order(shallow), draws.drawing_order(deep), strict=False)
     return {mine.site: weights[theirs.site] for mine, theirs in pairs}
@@ -415,7 +419,7 @@ def build(spec: Spec, *, seed: int | Iterable[int]) -> NumpyNetwork:
     return NumpyNetwork(spec, seeds, _parameters(spec, seeds, draws.weights(spec, seeds)))
 
 
-def _parameters(spec: Spec, seeds: tuple[int, ...], weights: dict[str, Array]) -> dict[str, Array]:
+def _parameters(spec: Spec, seeds: tuple[int, ...], weights: Mapping[str, Array]) -> dict[str, Array]:
     parameters: dict[str, Array] = {}
     offsets = draws.biases(spec, seeds)
     for layer in spec.layers:

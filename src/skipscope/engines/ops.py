@@ -21,6 +21,7 @@ __all__ = [
     "Normalised",
     "affine",
     "affine_backward",
+    "affine_backward_bias",
     "affine_backward_input",
     "affine_backward_weight",
     "affine_jvp",
@@ -75,13 +76,19 @@ def affine(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
 def affine_backward(dy: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
     """The gradients (dx, dW, db) of `affine`."""
-    return affine_backward_input(dy, weight), affine_backward_weight(dy, x), dy.sum(axis=-2)
+    return affine_backward_input(dy, weight), affine_backward_weight(dy, x), affine_backward_bias(dy)
 
 
 def affine_backward_input(dy: Array, weight: Array) -> Array:
     """The gradient dx of `affine` alone: all that the layers below need."""
     dx: Array = np.matmul(dy, weight)
     return dx
+
+
+def affine_backward_bias(dy: Array) -> Array:
+    """The gradient db of `affine` alone."""
+    dbias: Array = dy.sum(axis=-2)
+    return dbias
 
 
 def affine_backward_weight(dy: Array, x: Array) -> Array:
