@@ -1,4 +1,4 @@
-"""The command line: `skipscope demo | flow | sweep | theory | diagnose | report | compare`.
+"""The command line: `skipscope demo`, the studies by their names, `theory | diagnose | report | compare`.
 
 Results go to stdout, in the format that was asked for and nothing else; progress goes to stderr, and only to a
 terminal. What the user can mend is one line on stderr and exit code 2. Files are checked before an hour of work, not
@@ -93,21 +93,24 @@ def _options(*decorators: Callable[[Command], Command]) -> Callable[[Command], C
 
 
 def _fields(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    return None if value is None else _gain(value)
+
+
+def _gain(value: str) -> Any:
     """A gain is a number if it reads as one, else the name of a rule."""
-    if value is None:
-        return None
     try:
         return float(value)
     except ValueError:
         return value
 
 
-_drawing = _options(
-    click.option("--seeds", type=int, default=200, show_default=True, help="How many seeds."),
+_how = (
     click.option("--seed", type=int, default=0, show_default=True, help="The first seed."),
     click.option("--dtype", default="float64", show_default=True, help="float64 or float32."),
     click.option("--jobs", type=int, default=1, show_default=True, help="Worker processes; the numbers stay the same."),
 )
+_drawing = _options(click.option("--seeds", type=int, default=200, show_default=True, help="How many seeds."), *_how)
+_fewer = _options(click.option("--seeds", type=int, default=50, show_default=True, help="How many seeds."), *_how)
 _dense = _options(
     click.option("--width", type=int, default=36, show_default=True, help="Units of the hidden layers."),
     click.option("--features", type=int, default=16, show_default=True, help="Numbers a sample has."),
@@ -376,6 +379,157 @@ def theory(design: str, depth: int, batch: int, cotangent: Any, format_: Format,
         _print_predictions(predictions)
 
 
+_layers = _options(
+    click.option("--init", default="he", show_default=True, help="he, xavier, lecun or torch."),
+    click.option("--activation", default="relu", show_default=True, help="relu, tanh or linear."),
+    click.option("--output", default="linear", show_default=True, help="Activation of the output layer."),
+    click.option("--bias", is_flag=True, help="Give every layer a bias."),
+)
+
+
+@cli.command()
+@click.option("--depth", default="54", show_default=True, help="Blocks: 54, or several: 5,10,20 or first:last:step.")
+@click.option("--width", type=int, default=36, show_default=True, help="Units of the hidden layers.")
+@click.option("--features", type=int, default=16, show_default=True, help="Numbers a sample has.")
+@click.option("--design", default="residual", show_default=True, help="Designs, separated by commas.")
+@click.option("--order", default="before-add,after-add,pre-activation", show_default=True, help="Where the ReLU is.")
+@click.option("--gain", default="1,1/sqrt(L)", show_default=True, help="Gains of the branch, separated by commas.")
+@click.option("--norm", default="none", show_default=True, help="none, batch and layer, separated by commas.")
+@_layers
+@click.option("--cotangent", default="gaussian", show_default=True, help="gaussian or ones.")
+@_batch
+@_drawing
+@_saving
+@_format
+@_quiet
+def highway(
+    depth: str,
+    design: str,
+    order: str,
+    gain: str,
+    norm: str,
+    seeds: int,
+    seed: int,
+    out: Path | None,
+    page: Path | None,
+    overwrite: bool,
+    format_: Format,
+    quiet: bool,
+    **fields: Any,
+) -> None:
+    """Which way the gradient comes: shortcut or branch, and through how many branches."""
+    from skipscope import paths, studies
+
+    asked: dict[str, Any] = {"depth": _depths(depth), "designs": _names(design), "orders": _names(order)}
+    asked |= {"gains": [_gain(name) for name in _names(gain)], "norms": _names(norm), "seeds": _seeds(seeds, seed)}
+    _check_outputs(out, page, overwrite)
+    with _progress("the ways of the gradient", quiet) as progress:
+        readings = studies.highway(**asked, progress=progress, **fields)
+    _save(readings, out, page, overwrite, title="Which way the gradient comes")
+    misfit = paths.misfit_data(readings)
+    if format_ == "json":
+        tables = {"shares": paths.shares_data(readings), "lengths": paths.paths_data(readings), "misfit": misfit}
+        told = [_finding_record(finding) for finding in paths.judge(readings)]
+        click.echo(_json({name: table.to_dicts() for name, table in tables.items()} | {"findings": told}))
+        return
+    shown = ("order", "gain", "norm", "depth", "estimate", "mean", "low", "high", "law_mean", "distance")
+    _print_table(misfit if format_ == "csv" else misfit.select(shown), format_)
+    if format_ == "table" and not quiet:
+        click.echo()
+        _print_findings(paths.judge(readings))
+
+
+_over_depths = click.option(
+    "--depths", default="5,10,20,40", show_default=True, help="Depths: 5,10,20 or first:last:step."
+)
+_some_designs = click.option(
+    "--design", multiple=True, help="A design of the study (may be given several times); all of them if none is given."
+)
+
+
+@cli.command()
+@_over_depths
+@click.option("--width", type=int, default=36, show_default=True, help="Units of the hidden layers.")
+@_some_designs
+@click.option("--part", multiple=True, help="body or network (may be given twice); both if none is given.")
+@click.option("--blocks/--no-blocks", default=True, show_default=True, help="Measure every block by itself as well.")
+@_layers
+@click.option("--batch", type=int, default=64, show_default=True, help="Samples a network with batch normalisation.")
+@_fewer
+@_saving
+@_format
+@_quiet
+def jacobian(
+    depths: str,
+    design: tuple[str, ...],
+    part: tuple[str, ...],
+    seeds: int,
+    seed: int,
+    out: Path | None,
+    page: Path | None,
+    overwrite: bool,
+    format_: Format,
+    quiet: bool,
+    **fields: Any,
+) -> None:
+    """Singular values of networks, bodies and blocks, by depth."""
+    from skipscope import spectra, studies, summary
+
+    asked: dict[str, Any] = {"depths": _depths(depths), "seeds": _seeds(seeds, seed)}
+    asked |= {name: given for name, given in (("designs", design), ("parts", part)) if given}
+    _check_outputs(out, page, overwrite)
+    with _progress("Jacobians", quiet) as progress:
+        readings = studies.jacobian(**asked, progress=progress, **fields)
+    _save(readings, out, page, overwrite, title="Singular values of the Jacobian")
+    table = spectra.spectrum_data(summary.summarise(readings)).sort("part", "design", "depth", maintain_order=True)
+    shown = ("design", "part", "depth", "curve", "n", "zeros", "q25", "q50", "q75", "law")
+    _print_table(
+        table if format_ != "table" else table.select(shown),
+        format_,
+    )
+
+
+@cli.command()
+@_over_depths
+@click.option("--width", type=int, default=100, show_default=True, help="Units of the hidden layers.")
+@_some_designs
+@click.option("--cosine", type=float, default=0.0, show_default=True, help="Between the two inputs, from -1 to 1.")
+@click.option("--independent", is_flag=True, help="Leave the two inputs as they are drawn.")
+@_layers
+@click.option("--batch", type=int, default=32, show_default=True, help="Samples a network with batch normalisation.")
+@_drawing
+@_saving
+@_format
+@_quiet
+def correlation(
+    depths: str,
+    design: tuple[str, ...],
+    cosine: float,
+    independent: bool,
+    seeds: int,
+    seed: int,
+    out: Path | None,
+    page: Path | None,
+    overwrite: bool,
+    format_: Format,
+    quiet: bool,
+    **fields: Any,
+) -> None:
+    """How alike the gradients at two inputs are, by depth (shattering)."""
+    from skipscope import shattering, studies
+
+    asked: dict[str, Any] = {"depths": _depths(depths), "seeds": _seeds(seeds, seed)}
+    asked |= {"designs": design} if design else {}
+    asked["cosine"] = None if independent else cosine
+    _check_outputs(out, page, overwrite)
+    with _progress("gradient correlation", quiet) as progress:
+        readings = studies.correlation(**asked, progress=progress, **fields)
+    _save(readings, out, page, overwrite, title="Correlation of gradients")
+    table = shattering.correlation_data(readings)
+    shown = ("design", "inputs", "depth", "n", "correlation", "low", "high", "law", "halving")
+    _print_table(table if format_ != "table" else table.select(shown), format_)
+
+
 # ------------------------------------------------------------------------------------------------- reading options
 
 
@@ -399,7 +553,7 @@ def _depths(text: str) -> list[int]:
     for piece in text.split(","):
         try:
             numbers = [int(each) for each in piece.split(":")]
-            first, last, step = (*numbers, numbers[0], 1) if len(numbers) == 1 else (*numbers, 1)[:3]
+            first, last, step = (*numbers, *{1: (numbers[0], 1), 2: (1,)}.get(len(numbers), ()))
             many = range(first, last + 1, step)
         except (ValueError, TypeError):
             raise InputError(f"--depths must be numbers such as 5,10,20 or first:last:step; got {text!r}.") from None
@@ -481,14 +635,16 @@ def _try_folder(folder: Path) -> None:
                 each.rmdir()
 
 
-def _save(readings: Readings, out: Path | None, page: Path | None, overwrite: bool) -> None:
+def _save(
+    readings: Readings, out: Path | None, page: Path | None, overwrite: bool, title: str = "Gradient flow"
+) -> None:
     if out is not None:
         readings.save(out, overwrite=overwrite)
     if page is not None:
         from skipscope import report
 
         sections = report.sections_of(readings)
-        report.write(page, sections, title="Gradient flow", command=_command(), overwrite=overwrite)
+        report.write(page, sections, title=title, command=_command(), overwrite=overwrite)
 
 
 # --------------------------------------------------------------------------------------------------------- output
@@ -665,10 +821,13 @@ def _print_predictions(predictions: Sequence[tuple[str, Prediction]]) -> None:
         click.echo()
     for law, statement in {prediction.law: prediction.statement for _, prediction in holding}.items():
         console.print(f"[bold]{escape(law)}[/]: {escape(statement)}")
+    refused: dict[tuple[str, str], list[str]] = {}
     for name, prediction in predictions:
         if not prediction.holds:
-            console.print(f"[bold]{escape(name)}[/]: {escape(prediction.law)}: [bold]does not hold[/]")
-            console.print(f"  {escape(prediction.refusal)}")
+            refused.setdefault((prediction.law, prediction.refusal), []).append(name)
+    for (law, refusal), names in refused.items():
+        console.print(f"[bold]{escape(', '.join(names))}[/]: {escape(law)}: [bold]does not hold[/]")
+        console.print(f"  {escape(refusal)}")
 
 
 def _console() -> Console:

@@ -335,7 +335,8 @@ def _measured(readings: Readings, quantity: str) -> set[str]:
 def _pairs(readings: Readings) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Cells without shortcuts, each with those that have some and are alike in all else that is chosen."""
     alike = ("depth", "width", "batch", "cotangent", "norm", "data", "dtype")
-    without, having = [], []
+    without: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    having: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     for row in readings.cells.iter_rows(named=True):
         if row["spec"] and not row["edit"] and row["design"]:
             spec = Spec.from_json(row["spec"])

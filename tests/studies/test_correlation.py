@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 
 from skipscope import InputError, Readings, Spec, build, draws
 from skipscope.engines.jacobian import linearise
-from skipscope.studies.correlation import (
-    CORRELATION_DESIGNS,
-    CORRELATION_QUANTITIES,
-    correlation,
+from skipscope.shattering import (
     correlation_data,
     expected_correlation,
     gradient_correlation,
     relu_cosine,
     shared_gates,
+)
+from skipscope.studies.correlation import (
+    CORRELATION_DESIGNS,
+    CORRELATION_QUANTITIES,
+    correlation,
 )
 
 Array = NDArray[Any]

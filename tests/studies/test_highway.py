@@ -13,8 +13,8 @@ from scipy import stats
 
 from skipscope import InputError, Readings, Spec, build, draws, losses, studies
 from skipscope.engines.paths import path_gradients, path_weights
+from skipscope.paths import PathLaw, judge, lengths_of, misfit_data, path_law, paths_data, shares_data
 from skipscope.spec import Head, Stage, Stem
-from skipscope.studies.highway import PathLaw, judge, lengths_of, misfit_data, path_law, paths_data, shares_data
 
 SEEDS = range(30)
 

@@ -12,17 +12,16 @@ from numpy.typing import NDArray
 
 from skipscope import InputError, Readings, Spec, build, draws
 from skipscope.engines.jacobian import linearise
+from skipscope.spectra import expected_mean_square, spectrum_data
 from skipscope.studies.jacobian import (
     JACOBIAN_DESIGNS,
     JACOBIAN_QUANTITIES,
     JacobianCell,
     Part,
-    expected_mean_square,
     jacobian,
     measure,
     named_design,
     of_network,
-    spectrum_data,
 )
 from skipscope.summary import summarise
 

@@ -36,6 +36,7 @@ __all__ = [
     "capital",
     "colour",
     "depth_axis",
+    "design_places",
     "facet",
     "in_order",
     "labelled",
@@ -122,6 +123,17 @@ def _factor(name: str, value: object) -> str:
     if name == "cotangent":
         return f"{value} sent back"
     return f"{value}" if name == "edit" and value else f"{name} {value if value not in (None, '') else 'none'}"
+
+
+def design_places(readings: Readings) -> dict[str, int]:
+    """The place of every design: those without a norm first, plain before residual, scaled branches last."""
+    norms = ("none", "layer", "batch")
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        norm = norms.index(row["norm"]) if row["norm"] in norms else len(norms)
+        return norm, not str(row["design"]).startswith("plain"), row["gain"] != "1.0, 1.0", str(row["design"])
+
+    return {row["design"]: place for place, row in enumerate(sorted(readings.cells.to_dicts(), key=key))}
 
 
 def require_rows(table: pl.DataFrame, what: str) -> pl.DataFrame:

@@ -17,8 +17,11 @@ import polars as pl
 from skipscope.errors import InputError
 from skipscope.files import as_path, check_writable, write_whole
 from skipscope.readings import Readings
+from skipscope.report.correlation import correlation_section
 from skipscope.report.flow import flow_section
 from skipscope.report.general import readings_section
+from skipscope.report.highway import highway_section
+from skipscope.report.jacobian import jacobian_section
 from skipscope.report.notebook import notebook_section
 from skipscope.report.page import (
     Block,
@@ -46,7 +49,10 @@ __all__ = [
     "Prose",
     "Section",
     "Table",
+    "correlation_section",
     "flow_section",
+    "highway_section",
+    "jacobian_section",
     "notebook_section",
     "readings_section",
     "render",
@@ -105,6 +111,9 @@ def _target(path: str | os.PathLike[str]) -> Path:
 SECTIONS: dict[str, Callable[..., Section]] = {
     "flow": flow_section,
     "notebook": notebook_section,
+    "highway": highway_section,
+    "jacobian": jacobian_section,
+    "correlation": correlation_section,
 }
 """Which function makes the section of which study; readings of others get `readings_section`."""
 

@@ -230,6 +230,8 @@ _VERDICTS = {  # class and sign: colour is never all there is
     "spread out": ("spread", "◆"),
     "dead": ("dead", "✕"),
     "healthy": ("healthy", "✓"),
+    "law holds": ("healthy", "✓"),
+    "law does not hold": ("spread", "≠"),
     "cannot tell": ("unknown", "?"),
 }
 

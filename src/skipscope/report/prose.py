@@ -29,6 +29,7 @@ __all__ = [
     "joined",
     "junctions_table",
     "laws",
+    "listed",
     "measured",
     "method",
     "networks",
@@ -67,6 +68,11 @@ def joined(names: Iterable[str]) -> str:
     return f"{', '.join(listed[:-1])} and {listed[-1]}" if len(listed) > 1 else "".join(listed)
 
 
+def listed(names: Iterable[str]) -> str:
+    """A list of names that hold commas themselves."""
+    return "; ".join(names)
+
+
 def plural(count: int, one: str, many: str = "") -> str:
     """A counted noun."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
@@ -88,7 +94,13 @@ def seeds_of(readings: Readings) -> str:
 
 def sent(cotangent: object) -> str:
     """The gradient that is sent back from the output, in words."""
-    known = {"gaussian": "a Gaussian gradient", "ones": "a gradient of ones", None: "no gradient"}
+    known = {
+        "gaussian": "a Gaussian gradient",
+        "gaussian, the same twice": "the same Gaussian vector from both outputs",
+        "one-hot": "every one-hot vector",
+        "ones": "a gradient of ones",
+        None: "no gradient",
+    }
     return known.get(cotangent if isinstance(cotangent, str) else None, f"the gradient of {cotangent}")
 
 

@@ -6,10 +6,10 @@ the readings mean is said elsewhere (summary, diagnosis, report), from the readi
 
 from __future__ import annotations
 
-from skipscope.studies.correlation import CORRELATION_DESIGNS, CORRELATION_QUANTITIES, correlation, correlation_data
+from skipscope.studies.correlation import CORRELATION_DESIGNS, CORRELATION_QUANTITIES, correlation
 from skipscope.studies.flow import DIAGNOSIS_QUANTITIES, FLOW_QUANTITIES, flow
 from skipscope.studies.highway import HIGHWAY_QUANTITIES, highway
-from skipscope.studies.jacobian import JACOBIAN_DESIGNS, JACOBIAN_QUANTITIES, jacobian, spectrum_data
+from skipscope.studies.jacobian import JACOBIAN_DESIGNS, JACOBIAN_QUANTITIES, jacobian
 from skipscope.studies.notebook import notebook
 from skipscope.studies.sweep import SITE_QUANTITIES, SWEEP_DEPTHS, SWEEP_QUANTITIES, sweep
 
@@ -25,11 +25,9 @@ __all__ = [
     "SWEEP_DEPTHS",
     "SWEEP_QUANTITIES",
     "correlation",
-    "correlation_data",
     "flow",
     "highway",
     "jacobian",
     "notebook",
-    "spectrum_data",
     "sweep",
 ]

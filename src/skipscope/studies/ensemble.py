@@ -10,7 +10,10 @@ writing it costs little beside measuring it.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cache
@@ -161,7 +164,7 @@ def _spread(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], jobs
     """The results of a function for every task, from worker processes, as they come."""
     from joblib import Parallel, delayed, effective_n_jobs  # only several processes need it
 
-    calls = [delayed(function)(*task) for task in tasks]
+    calls = [delayed(_in_worker)(os.getpid(), function, *task) for task in tasks]
     try:
         workers = Parallel(n_jobs=jobs, return_as=return_as)
     except ValueError:  # a backend that gives whole lists only, as Ray's does: one list after the other
@@ -171,6 +174,28 @@ def _spread(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], jobs
                 yield from pool(calls[start : start + size])
     else:
         yield from workers(calls)
+
+
+def _in_worker(parent: int, function: Callable[..., Any], *task: Any) -> Any:
+    _end_with(parent)
+    return function(*task)
+
+
+@cache  # once a process
+def _end_with(parent: int) -> None:
+    """Let a worker of joblib's own kind end with the process that started it; a cluster sees to its workers itself.
+
+    Left to itself, a worker whose parent was killed waits for ever to hand back its result, and keeps its memory.
+    """
+    if not multiprocessing.current_process().name.startswith("LokyProcess"):
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 # ------------------------------------------------------------------------------------------------------ in a folder
@@ -189,8 +214,8 @@ def _run_in(
     tasks: list[tuple[int, tuple[Cell, ...], tuple[int, ...], int]] = []
     for group in _groups(cells):
         size = _chunk(group, chunk)
-        for part in _parts(seeds, _part_size(group, size)):
-            tasks.append((len(tasks), group, part, size))
+        for some in _parts(seeds, _part_size(group, size)):
+            tasks.append((len(tasks), group, some, size))
     kept: dict[int, Readings] = {}
     done = 0
 

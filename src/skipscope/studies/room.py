@@ -37,7 +37,10 @@ def require_room(cells: Sequence[Cell], *, seeds: int, jobs: int, kept: bool = T
     """
     jobs = (os.cpu_count() or 1) if jobs == -1 else jobs
     sites = [sum(stage.blocks * (stage.layers + 1) for stage in cell.spec.stages) + 4 for cell in cells]
-    readings = seeds * sum(count * len(cell.quantities) for count, cell in zip(sites, cells, strict=True))
+    reported = [
+        count if cell.sites is None else min(count, len(cell.sites)) for count, cell in zip(sites, cells, strict=True)
+    ]
+    readings = seeds * sum(count * len(cell.quantities) for count, cell in zip(reported, cells, strict=True))
     network = max((_numbers(cell) for cell in cells), default=0)
     needed = (
         _BYTES_A_NUMBER * network * jobs

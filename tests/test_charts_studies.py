@@ -1,0 +1,204 @@
+"""Charts of the studies highway, jacobian and correlation: what is drawn is what the tables say."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import altair as alt
+import polars as pl
+import pytest
+
+from skipscope import InputError, Readings, charts, paths, shattering, spectra, studies
+from skipscope.summary import Summary, summarise
+
+
+def rows_of(chart: alt.FacetChart) -> list[dict[str, Any]]:
+    (rows,) = chart.to_dict()["datasets"].values()
+    found: list[dict[str, Any]] = rows
+    return found
+
+
+def same(drawn: float | None, value: float | None) -> bool:
+    """Charts keep six digits, and null where there is no number."""
+    if drawn is None or value is None:
+        return drawn is value
+    return math.isclose(drawn, value, rel_tol=1e-5, abs_tol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def highway() -> Readings:
+    return studies.highway(depth=4, width=12, features=6, gains=(1.0, "1/L"), seeds=range(24))
+
+
+@pytest.fixture(scope="module")
+def jacobian() -> Summary:
+    designs = ("plain", "residual", "residual, 1/sqrt(L)", "residual, layer norm")
+    return summarise(studies.jacobian(depths=(3, 6), width=8, designs=designs, seeds=range(8)))
+
+
+@pytest.fixture(scope="module")
+def correlation() -> Readings:
+    designs = ("plain", "residual", "residual, 1/sqrt(L)", "plain, batch norm")
+    return studies.correlation(depths=(3, 6), width=10, designs=designs, seeds=range(12), batch=8)
+
+
+# ---------------------------------------------------------------------------------------------------------- highway
+
+
+def test_shares_draw_the_quantiles_of_both_parts(highway: Readings):
+    table = paths.shares_data(highway)
+    drawn = rows_of(charts.shares(highway))
+    assert len(drawn) == table.height == 6 * 4 * 2
+    known = {(row["cell"], row["part"], row["block"]): row for row in table.to_dicts()}
+    for row in drawn:
+        expected = known[row["cell"], row["part"], row["block"]]
+        assert all(same(row[name], expected[name]) for name in ("q05", "q25", "q50", "q75", "q95"))
+
+
+def test_a_share_has_a_dashed_law_only_where_nothing_refuses_it(highway: Readings):
+    refusals = {(row["cell"], row["block"]): row["refusal"] for row in paths.shares_data(highway).to_dicts()}
+    drawn = rows_of(charts.shares(highway))
+    assert {row["law"] is not None for row in drawn} == {True, False}
+    assert all((row["law"] is not None) == (refusals[row["cell"], row["block"]] == "") for row in drawn)
+
+
+def test_the_panels_are_orders_and_gains_in_the_order_of_the_docs(highway: Readings):
+    expected = [f"{order}, gain {g}" for order in ("before-add", "after-add", "pre-activation") for g in ("1", "1/L")]
+    for chart in (charts.shares(highway), charts.path_lengths(highway)):
+        assert chart.to_dict()["facet"]["sort"] == expected
+
+
+def test_lengths_are_drawn_with_the_law_and_the_number_of_paths(highway: Readings):
+    known = {(row["cell"], row["length"]): row for row in paths.paths_data(highway).to_dicts()}
+    drawn = rows_of(charts.path_lengths(highway))
+    assert len(drawn) == len(known) == 6 * 5
+    for row in drawn:
+        expected = known[row["cell"], row["length"]]
+        assert all(same(row[name], expected[name]) for name in ("q50", "pooled", "count"))
+        held, refused = ("law_held", "law_refused") if expected["refusal"] == "" else ("law_refused", "law_held")
+        assert same(row[held], expected["law"])
+        assert row[refused] is None
+
+
+def test_bands_end_where_they_would_hide_the_lines(highway: Readings):
+    table = paths.paths_data(highway)
+    for (cell,), part in table.group_by("cell"):
+        peak = float(part.select(pl.max_horizontal("q50", "pooled", "law").max()).item())
+        ends = [
+            row[name] for row in rows_of(charts.path_lengths(highway)) if row["cell"] == cell for name in ("q05", "q95")
+        ]
+        assert min(ends) >= -0.5 * peak - 1e-6
+        assert max(ends) <= 1.5 * peak + 1e-6
+
+
+def test_every_panel_says_its_mean_length_once(highway: Readings):
+    told = [row["told"] for row in rows_of(charts.path_lengths(highway)) if row["told"]]
+    assert len(told) == 6
+    assert all(note.startswith("m = ") and ", law " in note and "total variation" in note for note in told)
+
+
+def test_a_norm_has_no_law_to_draw():
+    readings = studies.highway(
+        depth=3, width=8, orders=["pre-activation"], gains=[1.0], norms=["layer"], seeds=range(8)
+    )
+    drawn = rows_of(charts.path_lengths(readings))
+    assert {row["law_held"] for row in drawn} | {row["law_refused"] for row in drawn} == {None}
+    assert any("no law" in (row["told"] or "") for row in drawn)
+    assert "dashed" not in str(charts.shares(readings).to_dict()["title"])
+
+
+# --------------------------------------------------------------------------------------------------------- spectrum
+
+
+@pytest.mark.parametrize("part", ["body", "network"])
+def test_the_spectrum_draws_medians_but_no_zeros(jacobian: Summary, part: Any):
+    table = spectra.spectrum_data(jacobian).filter(pl.col("part") == part)
+    names = {curve: name for curve, (name, _, _) in charts.CURVES.items()}
+    known = {(row["design"], row["depth"], names[row["curve"]]): row for row in table.to_dicts()}
+    drawn = rows_of(charts.spectrum(jacobian, part))
+    assert len(drawn) == len(known) == 4 * 2 * 4
+    for row in drawn:
+        expected = known[row["panel"], row["depth"], row["name"]]
+        for name in ("q25", "q50", "q75"):
+            assert same(row[name], expected[name] or None)
+        assert same(row["law"], expected["law"])
+
+
+def test_a_note_says_which_medians_are_zero(jacobian: Summary):
+    told = {row["panel"]: row["told"] for row in rows_of(charts.spectrum(jacobian)) if row["told"] is not None}
+    assert "smallest is 0 at all depths" in told["plain"]
+    assert "residual, 1/sqrt(L)" not in told
+
+
+def test_designs_come_in_their_order_also_from_a_file(jacobian: Summary):
+    shuffled = jacobian.readings.select(design=["residual, layer norm", "residual", "plain"])
+    order = charts.spectrum(summarise(shuffled)).to_dict()["facet"]["sort"]
+    assert order == ["plain", "residual", "residual, layer norm"]
+
+
+def test_a_part_that_was_not_measured_is_refused(jacobian: Summary):
+    network = summarise(jacobian.readings.select(cell=_cells(jacobian.readings, "network")))
+    with pytest.raises(InputError, match="part 'body' was not measured"):
+        charts.spectrum(network)
+
+
+def _cells(readings: Readings, part: str) -> list[str]:
+    return readings.cells.filter(pl.col("part") == part)["cell"].to_list()
+
+
+# ------------------------------------------------------------------------------------------------------ correlation
+
+
+def test_the_correlation_is_drawn_with_its_interval_and_its_laws(correlation: Readings):
+    table = shattering.correlation_data(correlation)
+    known = {(row["design"], row["depth"]): row for row in table.to_dicts()}
+    drawn = rows_of(charts.correlation(correlation))
+    assert len(drawn) == len(known) == 8
+    for row in drawn:
+        expected = known[row["design"], row["depth"]]
+        assert all(same(row[name], expected[name]) for name in ("correlation", "low", "high", "law"))
+
+
+def test_halving_is_drawn_for_plain_networks_with_batch_norm_alone(correlation: Readings):
+    drawn = rows_of(charts.correlation(correlation))
+    assert {row["design"] for row in drawn if row["halving"] is not None} == {"plain, batch norm"}
+    assert sorted(row["halving"] for row in drawn if row["halving"] is not None) == [0.5**5, 0.5**2]
+
+
+def test_a_panel_is_a_norm_and_a_design_keeps_its_label(correlation: Readings):
+    drawn = rows_of(charts.correlation(correlation))
+    assert {(row["panel"], row["label"]) for row in drawn} == {
+        ("no norm", "plain"),
+        ("no norm", "residual"),
+        ("no norm", "residual, 1/sqrt(L)"),
+        ("batch norm", "plain"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("cosine", "words"), [(0.0, "two orthogonal inputs"), (0.5, "inputs of cosine 0.5"), (None, "two independent")]
+)
+def test_the_title_names_the_regime(cosine: float | None, words: str):
+    readings = studies.correlation(depths=(3,), width=6, designs=["plain"], cosine=cosine, seeds=range(4))
+    assert words in charts.correlation(readings).to_dict()["title"]["text"]
+
+
+def test_inputs_of_several_kinds_are_not_mixed():
+    one, other = (
+        studies.correlation(depths=(3,), width=6, designs=["plain"], cosine=c, seeds=range(4)) for c in (0.0, 0.5)
+    )
+    with pytest.raises(InputError, match="several kinds"):
+        charts.correlation(Readings.concat([one, other]))
+
+
+# ------------------------------------------------------------------------------------------------------- all of them
+
+
+def test_all_are_drawn_and_told(highway: Readings, jacobian: Summary, correlation: Readings):
+    all_charts = [charts.shares(highway), charts.path_lengths(highway), charts.spectrum(jacobian)]
+    for chart in [*all_charts, charts.correlation(correlation)]:
+        assert chart.to_dict()["description"].endswith(".")
+        assert "seeds" in chart.to_dict()["description"]
+        with pytest.raises(InputError, match="columns"):
+            charts.shares(highway, columns=0)
