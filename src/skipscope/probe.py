@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from skipscope import draws, readings
 from skipscope.draws import CotangentKind
-from skipscope.errors import InputError, require_int
+from skipscope.errors import InputError, choose, require_int
 from skipscope.losses import Cotangent, cotangent
 from skipscope.moments import Dot, Field, Moments, dot, moments
-from skipscope.protocol import Loss, Network, Site
+from skipscope.protocol import ROLES, Loss, Network, Site
 from skipscope.quantities import QUANTITIES, Profile, Quantity, View
 from skipscope.readings import Readings
 from skipscope.spec import Spec
@@ -69,6 +69,10 @@ def probe(
             "quantities must map names to Quantity, e.g. {'dead': QUANTITIES['dead']}; got "
             f"{type(quantities).__name__}."
         )
+    if not callable(getattr(network, "run", None)):
+        raise InputError(f"network must be a network, e.g. of skipscope.build(spec, seed=0); got {network!r}.")
+    for name, quantity in quantities.items():
+        _require_quantity(name, quantity)
     chosen = _chosen(network.sites, sites)
     given, data = _batch(network, batch, seed)
     recorder = _Recorder(network.sites, chosen, quantities)
@@ -82,6 +86,16 @@ def probe(
     sent_back = _seeded(cotangent, seed) if loss is None else _name(loss)
     cell = _cell(network, given, {"data": data, "cotangent": sent_back, **_factors(factors or {})})
     return _readings(network, cell, chosen, recorder.values(facts, len(network.seeds)))
+
+
+def _require_quantity(name: str, quantity: object) -> None:
+    """Whether a quantity asks for what there is: a role or a sum misspelt would give no reading, and say nothing."""
+    if not isinstance(quantity, Quantity):
+        raise InputError(f"quantities[{name!r}] must be a Quantity; got {type(quantity).__name__}.")
+    for role, fields in quantity.needs.items():
+        choose(f"quantities[{name!r}]: a role of needs", role, ROLES)
+        for field in fields:
+            choose(f"quantities[{name!r}]: a sum of role {role!r}", field, get_args(Field))
 
 
 # -------------------------------------------------------------------------------------------------- the recorder
@@ -313,6 +327,11 @@ def _rows(seeds: NDArray[np.int64], cell: str, values: Mapping[tuple[str, str], 
     stacked: Values = np.empty((len(keys), len(seeds)))
     defined = np.ones(stacked.shape, bool)
     for index, key in enumerate(keys):
+        if np.shape(values[key]) not in ((), (1,), (len(seeds),)):
+            raise InputError(
+                f"quantities[{key[1]!r}]: its formula must give one number a network, of shape ({len(seeds)},); got "
+                f"{np.shape(values[key])}."
+            )
         stacked[index] = np.ma.getdata(values[key])
         defined[index] = ~np.ma.getmaskarray(values[key])
     key_index, column = np.nonzero(defined)

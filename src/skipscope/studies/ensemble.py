@@ -64,7 +64,7 @@ def measure(cell: Cell, seeds: Sequence[int]) -> Readings:
 
 def run(
     cells: Iterable[Cell],
-    seeds: int | Iterable[int],
+    seeds: Iterable[int],
     *,
     chunk: int | None = None,
     jobs: int = 1,
@@ -85,6 +85,8 @@ def run(
     cells = list(cells)
     require_int("jobs", jobs, least=1)
     _require_room(cells, seeds=len(seeds) if isinstance(seeds, Sized) else 1, jobs=jobs)
+    if hasattr(seeds, "__index__"):
+        raise InputError(f"seeds must be a list of seeds, e.g. range({seeds}), or [{seeds}] for one; got {seeds}.")
     known = draws.require_seeds(seeds)
     tasks = [(cell, part) for cell in cells for part in _parts(known, _chunk(cell, chunk))]
     total = sum(len(part) for _, part in tasks)
