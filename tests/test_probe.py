@@ -31,6 +31,7 @@ from skipscope.testing import specs
 
 Array = NDArray[Any]
 UNKNOWN: Any = "one"
+MISSPELT: Any = "summ"
 
 RESIDUAL = Spec.dense(width=6, blocks=2, features=4, outputs=3, bias=True)
 NOTEBOOK = Spec.dense(width=6, blocks=2, features=4, output="relu")
@@ -221,10 +222,10 @@ def test_the_order_of_an_array_in_memory_does_not_matter(rng: np.random.Generato
         (-3, "batch must be at least 1; got -3"),
         (True, "batch must be a whole number"),
         (2.5, "batch must have the shape (samples, 4)"),
-        (None, "batch must have the shape (samples, 4)"),
+        (None, "batch must be an array of real numbers; got NoneType"),
         ((), "batch is an empty tuple"),
         ([[1, 2], [3]], "rows differ in length"),
-        ("text", "batch must be an array of numbers; got str"),
+        ("text", "batch must be an array of real numbers; got str"),
         (np.zeros(4), "batch must have the shape (samples, 4)"),
         (np.zeros((5, 3)), "got (5, 3)"),
         (np.zeros((3, 5, 4)), "got (3, 5, 4)"),
@@ -830,3 +831,39 @@ def test_readings_survive_the_disk(tmp_path: Any):
 
     assert Readings.load(tmp_path / "readings.parquet").equals(readings)
     assert json.loads(cell_of(readings)["spec"])["head"]["features"] == 3
+
+
+@pytest.mark.parametrize(
+    ("quantity", "message"),
+    [
+        (Quantity(formula=abs, symbol="", about="", unit="", needs={"activations": ()}), "Did you mean 'activation'?"),
+        (Quantity(formula=abs, symbol="", about="", unit="", needs={"weight": (MISSPELT,)}), "Did you mean 'sum'?"),
+        (UNKNOWN, "quantities['mine'] must be a Quantity"),
+        (
+            Quantity(formula=lambda view: np.ones((3, 2)), symbol="", about="", unit="", needs={"activation": ()}),
+            "quantities['mine']: its formula must give one number a network, of shape (2,); got (3, 2).",
+        ),
+    ],
+)
+def test_a_quantity_of_ones_own_that_is_misspelt_is_refused(quantity: Any, message: str):
+    with pytest.raises(InputError) as caught:
+        probe(build(Spec.dense(width=4, blocks=1), seed=[0, 1]), 2, quantities={"mine": quantity})
+
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: skipscope.build(UNKNOWN, seed=0), "spec must be a Spec"),
+        (lambda: probe(UNKNOWN, 8), "network must be a network, e.g. of skipscope.build(spec, seed=0)"),
+        (lambda: skipscope.diagnose(UNKNOWN), "readings must be a Readings"),
+        (lambda: skipscope.summarise(UNKNOWN), "readings must be a Readings"),
+        (lambda: skipscope.compare(UNKNOWN, UNKNOWN), "a must be a Readings"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(call: Any, message: str):
+    with pytest.raises(InputError) as caught:
+        call()
+
+    assert message in str(caught.value)

@@ -441,3 +441,36 @@ def test_parameters_and_multiply_adds(fields: dict[str, Any], parameters: int, m
     spec = Spec.dense(**fields)
 
     assert (spec.parameters, spec.multiply_adds) == (parameters, multiply_adds)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Stage(blocks=1, width=4, gains=2), "gains must be a Gains, e.g. Gains(branch=0.5); got 2."),
+        (lambda: Spec(stem=None, stages=(), head=Head(features=2)), "stem must be a Stem"),
+        (lambda: Spec(stem=Stem(features=2, width=2), stages=(), head=3), "head must be a Head"),
+        (lambda: Spec(stem=Stem(features=2, width=2), stages=(1,), head=Head(features=2)), "stages must be a list of"),
+        (
+            lambda: Spec(stem=Stem(features=2, width=2), stages=7, head=Head(features=2)),
+            "stages must be a list of Stage",
+        ),
+        (lambda: Spec.from_json(None), "a spec is read from text, as to_json() writes it; got NoneType."),
+        (
+            lambda: Spec.dense(width=4, blocks=2, shortcut_gain=0, branch_gain="zero"),
+            "shortcut_gain=0 with branch_gain='zero' leaves nothing",
+        ),
+        (
+            lambda: Spec.dense(width=4, blocks=2, shortcut_gain=0.0, branch_gain=0),
+            "leaves nothing: the block outputs 0",
+        ),
+        (
+            lambda: Spec.dense(width=4, blocks=2, norm="batch", bias=True, order="pre-activation"),
+            "bias=True in stage 1 has no effect",
+        ),
+    ],
+)
+def test_parts_that_make_no_sense_are_refused(make: Any, message: str):
+    with pytest.raises(InputError) as caught:
+        make()
+
+    assert message in str(caught.value)

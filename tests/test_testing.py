@@ -58,7 +58,7 @@ def test_the_grid_has_every_network_that_spec_accepts():
             spec = residual(shortcut_gain=shortcut_gain, branch_gain=branch_gain, **fields)
         except InputError:
             # Biases that a batch norm takes away, and plain networks that output 0, are all that is refused.
-            needless = fields["bias"] and fields["norm"] == "batch" and fields["order"] != "pre-activation"
+            needless = fields["bias"] and fields["norm"] == "batch"
             silent = fields["shortcut"] == "none" and branch_gain == "zero"
             refused += needless or silent
         else:

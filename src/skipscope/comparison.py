@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from skipscope.errors import InputError
+from skipscope.errors import InputError, require_type
 from skipscope.readings import Readings
 from skipscope.summary import with_median_interval
 
@@ -36,6 +36,8 @@ def compare(a: Readings, b: Readings) -> pl.DataFrame:
     Raises:
         InputError: no cells match, or no seed is in both.
     """
+    for name, readings in (("a", a), ("b", b)):
+        require_type(name, readings, Readings, "skipscope.probe and the studies give them")
     matched = _matched(a, b)
     key = ["step", "site", "call", "quantity", "seed"]
     left = a.rows.join(matched, left_on="cell", right_on="cell_a").rename({"cell": "cell_a", "value": "a"})

@@ -6,12 +6,13 @@ batch, and says so. Rules are relative and two-sided: they ask by which factor t
 network, never whether a number is small. Between "it does" and "it does not" there is "cannot tell".
 
 What decides between decay and spread: the logarithm of the squared norm ratio has a mean mu and a variance s2 over
-seeds. The ratio is a product of many independent factors, hence close to log-normal, and then ln E[ratio^2] = mu + s2/2
-(an average of the ratios themselves would hang on the few largest draws). A plain He network keeps that near 0 (the
-mean of the square is preserved) while mu falls as -s2/2: its typical draw shrinks because draws spread out. A network
-that vanishes has mu + s2/2 itself far below 0. So *vanishing* is said of mu + s2/2, *exploding* of the median draw, and
-*spread out* of the range between draws. (Explosion is not said of mu + s2/2: in narrow and deep networks the logarithm
-has a long left tail, whose s2 puts mu + s2/2 far above ln E[ratio^2]. The same makes *vanishing* the safer verdict.)
+seeds. The ratio is a product of many factors, and were it log-normal, ln E[ratio^2] would be mu + s2/2 (an average of
+the ratios themselves would hang on the few largest draws). A plain He network keeps the mean of the square while mu
+falls as -s2/2: its typical draw shrinks because draws spread out, and that is no vanishing. In narrow and deep networks
+the logarithm has a long left tail, which puts mu + s2/2 above ln E[ratio^2], never far below it: it is a bound. So
+*vanishing* is said only where the upper end of its interval is far below 0, *exploding* of the median draw, and *spread
+out* of the range between draws. All factors are over the whole body: how deep a network must be for a verdict depends
+on its factor a block, which every statement names.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from skipscope.errors import InputError
+from skipscope.errors import InputError, require_type
 from skipscope.readings import Readings
 from skipscope.spec import Spec
-from skipscope.summary import median_ranks
+from skipscope.summary import median_ranks, with_median_interval
 from skipscope.words import number, percent
 
 __all__ = ["RULES", "Finding", "Rule", "diagnose", "first_nonfinite"]
@@ -76,6 +77,9 @@ class Finding:
     source: str
 
 
+Judgement = tuple[Verdict, str, pl.DataFrame]  # verdict, statement, evidence
+
+
 @dataclass(frozen=True)
 class Rule:
     """A question that is asked of every cell; it answers with findings, or with none where it does not apply."""
@@ -119,6 +123,14 @@ class _Cell:
             return f"the {row['design']} design at depth {row['depth']}, width {row['width']}{sent}{edit}"
         return f"the network of {row['depth']} layers, width {row['width']}{sent}{edit}"
 
+    @property
+    def gated(self) -> bool:
+        """Whether units may be off: whether an activation is a ReLU, or is not known."""
+        if not self.factors["spec"]:
+            return True
+        spec = Spec.from_json(self.factors["spec"])
+        return "relu" in {spec.stem.activation, *(stage.activation for stage in spec.stages)}
+
     @cached_property
     def draws(self) -> int:
         """How many draws were measured: one in which nothing comes out at an end has no growth in that direction."""
@@ -134,6 +146,7 @@ def diagnose(readings: Readings) -> list[Finding]:
     Raises:
         InputError: there is nothing in the readings that a rule could judge.
     """
+    require_type("readings", readings, Readings, "skipscope.probe and the studies give them")
     cells = [_Cell(readings, cell) for cell in readings.cells["cell"]]
     findings = [finding for cell in cells for rule in RULES for finding in rule.ask(cell)]
     if not findings:
@@ -149,10 +162,12 @@ def diagnose(readings: Readings) -> list[Finding]:
 _DIRECTIONS = {"forward_growth": "signal", "backward_growth": "gradient"}
 
 _THRESHOLD = (
-    f"vanishing: the root mean square over draws falls below 1/{FACTOR:g}, with its whole 95 % interval; exploding: "
-    f"the median draw rises above {FACTOR:g}, with its whole 95 % interval; spread out: neither, and the 5 and 95 % "
-    f"quantiles of draws differ by more than a factor of {FACTOR:g}; dead: nothing arrives in most draws; for one "
-    f"network: its factor is below 1/{FACTOR:g} or above {FACTOR:g}, with the whole 95 % interval over samples"
+    "factors of the norm over the whole body; vanishing: even the root mean square over draws is below "
+    f"1/{FACTOR:g} (by an upper bound: mean and half the variance of the logarithm, upper end of its 95 % interval); "
+    f"exploding: the median draw is above {FACTOR:g}, with its whole 95 % interval, or most draws are not finite; "
+    f"spread out: neither, and the 5 and 95 % quantiles of draws differ by more than a factor of {FACTOR:g}; healthy: "
+    f"none of these, and the interval of the median is within 1/{FACTOR:g} to {FACTOR:g}; dead: nothing arrives in "
+    "most draws; for one network the same is asked of its factor, with its 95 % interval over samples"
 )
 _SOURCE = (
     f"a factor of {FACTOR:g} in norm over the whole body: a convention of this instrument; mean and spread told apart: "
@@ -164,8 +179,9 @@ _SOURCE = (
 def _signal(cell: _Cell) -> Iterator[Finding]:
     for quantity, what in _DIRECTIONS.items():
         growth = cell.of(quantity)
-        if not growth.is_empty():
-            verdict, said, evidence = _judge(cell, quantity, what, growth)
+        judged = _judge(cell, quantity, what, growth) if not growth.is_empty() else _nothing_enters(cell, what)
+        if judged is not None:
+            verdict, said, evidence = judged
             yield Finding(
                 rule=what,
                 cell=cell.cell,
@@ -178,25 +194,39 @@ def _signal(cell: _Cell) -> Iterator[Finding]:
             )
 
 
-def _judge(cell: _Cell, quantity: str, what: str, growth: pl.DataFrame) -> tuple[Verdict, str, pl.DataFrame]:
+def _nothing_enters(cell: _Cell, what: str) -> Judgement | None:
+    """Where a direction has no growth in any draw: dead, if it was looked for and the signal did not overflow."""
+    looked = not cell.of("activation_grad_nonfinite", "weight_grad_first_last", "backward_gain").is_empty()
+    signal = cell.of("forward_growth")
+    if what != "gradient" or not looked or signal.is_empty() or not signal["value"].is_finite().all():
+        return None
+    said = f"In none of {cell.draws} draws does any gradient reach the body of {cell.subject}."
+    return "dead", said, _counts(cell, what, 0, cell.draws)
+
+
+def _judge(cell: _Cell, quantity: str, what: str, growth: pl.DataFrame) -> Judgement:
     """Verdict, statement and evidence on one direction of one cell, from the growth a block of every seed."""
     broken = growth.filter(~pl.col("value").is_finite())
-    if not broken.is_empty():
+    if 2 * broken.height > cell.draws:
         said = (
-            f"In {broken.height} of {growth.height} draws the {what} of {cell.subject} is no finite number at an end "
-            "of the body."
+            f"In {broken.height} of {cell.draws} draws the {what} of {cell.subject} is no finite number at an end of "
+            "the body."
         )
         return "exploding", said, broken
-    alive = growth.filter(pl.col("value") > 0)
-    dead = cell.draws - alive.height
+    alive = growth.filter(pl.col("value").is_finite(), pl.col("value") > 0)
+    dead = cell.draws - alive.height - broken.height
     if cell.blocks == 0:
         said = f"How many blocks {cell.subject} has is not in these readings, so how far the {what} goes is not known."
         return "cannot tell", said, growth
     if share := _dead_draws(cell, dead):
         said = (
-            f"In {dead} of {cell.draws} draws of {cell.subject} nothing of the {what} arrives at the end of the body."
+            f"In {dead} of {cell.draws} draws of {cell.subject} nothing of the {what} arrives at the end of the body: "
+            f"{'every unit of a layer is off, or ' if cell.gated else ''}what is left is below the smallest "
+            f"{cell.factors['dtype'] or 'number'}."
         )
-        return share, said, _counts(cell, what, alive.height, dead)
+        # Without gates nothing dies: what is 0 has become too small.
+        verdict: Verdict = "vanishing" if share == "dead" and not cell.gated else share
+        return verdict, said, _counts(cell, what, alive.height, dead)
     if cell.draws == 1 and alive.height == 1:
         return _judge_network(cell, quantity, what, alive)
     if alive.height < SEEDS:
@@ -205,7 +235,7 @@ def _judge(cell: _Cell, quantity: str, what: str, growth: pl.DataFrame) -> tuple
             f"design ({SEEDS} at least): measure more seeds, or one network on {SAMPLES} samples."
         )
         return "cannot tell", said, _counts(cell, what, alive.height, dead)
-    return _judge_draws(cell, what, alive, dead)
+    return _judge_draws(cell, what, alive, dead, broken.height)
 
 
 def _dead_draws(cell: _Cell, dead: int) -> Literal["dead", "cannot tell"] | None:
@@ -225,29 +255,30 @@ def _counts(cell: _Cell, what: str, alive: int, dead: int) -> pl.DataFrame:
     return pl.DataFrame({"what": what, "blocks": cell.blocks, "seeds": alive, "dead": dead})
 
 
-def _judge_draws(cell: _Cell, what: str, alive: pl.DataFrame, dead: int) -> tuple[Verdict, str, pl.DataFrame]:
+def _judge_draws(cell: _Cell, what: str, alive: pl.DataFrame, dead: int, broken: int) -> Judgement:
     """On a design, from at least `SEEDS` draws."""
     factors = _draws(alive["value"].log().to_numpy() * cell.blocks)
     shown = {name: number(value) for name, value in factors.items()}
+    block = math.exp(2 * math.log(factors["median"]) / cell.blocks)
     said = (
         f"Over {cell.blocks} blocks the {what} of {cell.subject} changes by a factor of {shown['median']} in the "
-        f"median draw (95 % interval {shown['median_low']} to {shown['median_high']}, {alive.height} seeds), 90 % of "
-        f"draws between {shown['q05']} and {shown['q95']}; in root mean square, if draws are log-normal, by "
-        f"{shown['mean']} ({shown['mean_low']} to {shown['mean_high']})."
+        f"median draw (95 % interval {shown['median_low']} to {shown['median_high']}, {alive.height} seeds; "
+        f"{number(block)} a block in the square), 90 % of draws between {shown['q05']} and {shown['q95']}."
     )
-    if dead:
-        said += f" {dead} more draws in which nothing arrives are left out."
+    for count, why in ((dead, "in which nothing arrives"), (broken, "that are not finite")):
+        if count:
+            said += f" {count} more draws {why} are left out."
     evidence = _counts(cell, what, alive.height, dead).with_columns(
         pl.lit(value).alias(n) for n, value in factors.items()
     )
     verdict: Verdict
-    if factors["mean_high"] < 1 / FACTOR:
+    if factors["rms_bound"] < 1 / FACTOR:
         verdict = "vanishing"
     elif factors["median_low"] > FACTOR:
         verdict = "exploding"
     elif factors["q95"] > FACTOR * factors["q05"]:
         verdict = "spread out"
-    elif factors["mean_low"] > 1 / FACTOR and factors["mean_high"] < FACTOR:
+    elif factors["median_low"] > 1 / FACTOR and factors["median_high"] < FACTOR:
         verdict = "healthy"
     else:
         verdict = "cannot tell"
@@ -257,19 +288,19 @@ def _judge_draws(cell: _Cell, what: str, alive: pl.DataFrame, dead: int) -> tupl
 def _draws(logs: NDArray[np.float64]) -> dict[str, float]:
     """Factors on the norm over the whole body, from ln(squared ratio) of every draw.
 
-    The mean of the square as of a log-normal variable (Cox), the quantiles, and both ends of 95 % intervals of the mean
-    and of the median.
+    The quantiles, both ends of the 95 % interval of the median, and an upper bound of the root mean square: the upper
+    end of Cox's interval of a log-normal mean, which overstates it where the logarithm has a long left tail.
     """
     n, variance = len(logs), float(logs.var(ddof=1))
-    centre = float(logs.mean()) + variance / 2
     half = _Z95 * math.sqrt(variance / n + variance**2 / (2 * (n - 1)))
     levels = dict(zip(("q05", "median", "q95"), np.quantile(logs, [0.05, 0.5, 0.95]), strict=True))
     low, high = np.sort(logs)[list(median_ranks(n) or (0, -1))]
-    found = {"mean": centre, "mean_low": centre - half, "mean_high": centre + half, **levels}
-    return {name: _root(value) for name, value in (found | {"median_low": low, "median_high": high}).items()}
+    bound = float(logs.mean()) + variance / 2 + half
+    found = {"median_low": low, "median_high": high, "rms_bound": bound}
+    return {name: _root(value) for name, value in (levels | found).items()}
 
 
-def _judge_network(cell: _Cell, quantity: str, what: str, alive: pl.DataFrame) -> tuple[Verdict, str, pl.DataFrame]:
+def _judge_network(cell: _Cell, quantity: str, what: str, alive: pl.DataFrame) -> Judgement:
     """On this network, where there is one seed: from the interval over the samples of its batch."""
     bounds = cell.of(f"{quantity}_low", f"{quantity}_high").filter(pl.col("value").is_not_nan())
     if bounds.height != 2:
@@ -314,19 +345,17 @@ def _dead(cell: _Cell) -> Iterator[Finding]:
     found = cell.of(*_DEAD)
     if not set(_DEAD) <= set(found["quantity"]):
         return
-    medians = found.group_by("site", "quantity").agg(pl.col("value").median())
-    table = medians.pivot("quantity", index="site", values="value").drop_nulls()
+    table = _dead_by_site(found)
     if table.is_empty():  # no layer has all four
         return
-    table = table.sort("dead", "site", descending=[True, False])
     worst = table.row(0, named=True)
     seeds = found["seed"].n_unique()
-    over = f", medians over {seeds} seeds" if seeds > 1 else ""
+    over = f"of the median over {seeds} seeds" if seeds >= SEEDS else "over units"
     samples = int(worst["samples"])
     said = (
         f"Of the units of {worst['site']}, the layer of {cell.subject} with the most dead ones, "
         f"{percent(worst['dead'])} were positive on none of {samples} {'sample' if samples == 1 else 'samples'} (95 % "
-        f"interval over units {percent(worst['dead_low'])} to {percent(worst['dead_high'])}{over})"
+        f"interval {over} {percent(worst['dead_low'])} to {percent(worst['dead_high'])})"
     )
     verdict: Verdict = "cannot tell"
     if samples < SAMPLES:
@@ -342,8 +371,26 @@ def _dead(cell: _Cell) -> Iterator[Finding]:
         statement=said,
         evidence=table.head(5),
         threshold=f"dead: more than {percent(DEAD)} of the units of a layer, with the whole 95 % interval",
-        source="half a layer, as the field's rules have it (SageMaker Debugger's default); interval: Wilson 1927",
+        source=(
+            "half a layer, as the field's rules have it (SageMaker Debugger's default); interval: of the median over "
+            "seeds by ranks, for few seeds over units, Wilson 1927"
+        ),
     )
+
+
+def _dead_by_site(found: pl.DataFrame) -> pl.DataFrame:
+    """Columns site, dead, dead_low, dead_high, samples; the site with the most dead units first.
+
+    Medians over seeds. The bounds are those of the median where the seeds are many: a design's share is known better
+    from many layers of few units than from one. Else they are Wilson's, over the units of the layer.
+    """
+    medians = found.group_by("site", "quantity").agg(pl.col("value").median())
+    table = medians.pivot("quantity", index="site", values="value").drop_nulls()
+    if found["seed"].n_unique() >= SEEDS:
+        shares = found.filter(pl.col("quantity") == "dead").group_by("site").agg(_sorted=pl.col("value").sort())
+        bounds = with_median_interval(shares, "_sorted", "dead_low", "dead_high")
+        table = table.drop("dead_low", "dead_high").join(bounds, on="site").drop_nulls()
+    return table.sort("dead", "site", descending=[True, False])
 
 
 # ---------------------------------------------------------------------------------------------------- non-finite

@@ -14,7 +14,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["InputError", "choose", "require_int", "require_number"]
+__all__ = ["InputError", "choose", "require_int", "require_number", "require_type"]
 
 
 class InputError(ValueError):
@@ -67,3 +67,13 @@ def require_number(parameter: str, value: object) -> float:
     if not math.isfinite(number):
         raise InputError(f"{parameter} must be a finite number; got {value!r}.")
     return number
+
+
+def require_type(parameter: str, value: object, kind: type, hint: str) -> None:
+    """Check that `value` is a `kind`; `hint` says how one comes by it.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not isinstance(value, kind):
+        raise InputError(f"{parameter} must be a {kind.__name__}: {hint}; got {type(value).__name__}.")

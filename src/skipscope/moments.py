@@ -71,7 +71,7 @@ class Moments:
 
     @property
     def variance(self) -> Array:
-        """The (biased) variance of the entries; rounding below 0 is 0."""
+        """The (biased) variance of the entries, to about 1e-16 of their mean square; rounding below 0 is 0."""
         xp = array_api_compat.array_namespace(self.sumsq)
         mean = _required(self.sum, "sum") / self.count
         spread = self.sumsq / self.count - mean * mean

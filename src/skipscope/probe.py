@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from skipscope import draws, readings
 from skipscope.draws import CotangentKind
-from skipscope.errors import InputError, require_int
+from skipscope.errors import InputError, choose, require_int
 from skipscope.losses import Cotangent, cotangent
 from skipscope.moments import Dot, Field, Moments, dot, moments
-from skipscope.protocol import Loss, Network, Site
+from skipscope.protocol import ROLES, Loss, Network, Site
 from skipscope.quantities import QUANTITIES, Profile, Quantity, View
 from skipscope.readings import Readings
 from skipscope.spec import Spec
@@ -72,6 +72,10 @@ def probe(
             "quantities must map names to Quantity, e.g. {'dead': QUANTITIES['dead']}; got "
             f"{type(quantities).__name__}."
         )
+    if not callable(getattr(network, "run", None)):
+        raise InputError(f"network must be a network, e.g. of skipscope.build(spec, seed=0); got {network!r}.")
+    for name, quantity in quantities.items():
+        _require_quantity(name, quantity)
     given, data = _batch(network, batch, seed)
     with one_thread():
         sent = loss if loss is not None else _cotangent(network, given, cotangent, seed)
@@ -140,6 +144,16 @@ def measure(
     facts = _facts(network) | ({} if isinstance(loss, Cotangent) else {"loss": run.loss})
     values = recorder.values(facts, len(network.seeds))
     return Measured(_cell(network, batch, factors), chosen, tuple(network.seeds), values)
+
+
+def _require_quantity(name: str, quantity: object) -> None:
+    """Whether a quantity asks for what there is: a role or a sum misspelt would give no reading, and say nothing."""
+    if not isinstance(quantity, Quantity):
+        raise InputError(f"quantities[{name!r}] must be a Quantity; got {type(quantity).__name__}.")
+    for role, fields in quantity.needs.items():
+        choose(f"quantities[{name!r}]: a role of needs", role, ROLES)
+        for field in fields:
+            choose(f"quantities[{name!r}]: a sum of role {role!r}", field, get_args(Field))
 
 
 # -------------------------------------------------------------------------------------------------- the recorder
@@ -379,6 +393,11 @@ def _rows(seeds: NDArray[np.int64], cell: str, values: Mapping[tuple[str, str], 
     stacked: Values = np.empty((len(keys), len(seeds)))
     defined = np.ones(stacked.shape, bool)
     for index, key in enumerate(keys):
+        if np.shape(values[key]) not in ((), (1,), (len(seeds),)):
+            raise InputError(
+                f"quantities[{key[1]!r}]: its formula must give one number a network, of shape ({len(seeds)},); got "
+                f"{np.shape(values[key])}."
+            )
         stacked[index] = np.ma.getdata(values[key])
         defined[index] = ~np.ma.getmaskarray(values[key])
     key_index, column = np.nonzero(defined)

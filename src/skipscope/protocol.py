@@ -32,7 +32,17 @@ from typing import Any, Literal, Protocol
 
 from skipscope.spec import Layer, Spec
 
-__all__ = ["Loss", "Network", "Observer", "Run", "Site", "SiteKind", "ignore", "sites_of", "wanted"]
+__all__ = ["ROLES", "Loss", "Network", "Observer", "Run", "Site", "SiteKind", "ignore", "sites_of", "wanted"]
+
+ROLES = tuple(
+    f"{role}{suffix}"
+    for role in (
+        *("activation", "preactivation", "weight", "bias", "gamma", "beta", "gain"),
+        *("shortcut", "branch", "total"),
+    )
+    for suffix in ("", "_grad")
+)
+"""All roles of the table above."""
 
 SiteKind = Literal["input", "layer", "block", "junction", "network"]
 Array = Any  # a NumPy array or a torch tensor: both engines speak this protocol

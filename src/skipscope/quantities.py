@@ -466,7 +466,7 @@ QUANTITIES: dict[str, Quantity] = {
         unit="dimensionless",
         about="Norm of what the branch adds relative to the shortcut, both with their gains.",
         source="He et al. 2015, arXiv:1512.03385, section 4.2 (layer responses)",
-        at_init="1 for the notebook's block, sqrt(2) for x + W2 relu(W1 x) with He on both, in the mean of its square",
+        at_init="1 in the mean of its square, for the notebook's block and for pre-activation without norm",
     ),
     "branch_cosine": Quantity(
         formula=_cosine,
@@ -537,7 +537,7 @@ QUANTITIES: dict[str, Quantity] = {
         unit="factor a block, on the squared norm",
         about="Growth of the signal a block, from the first block's input to the last block's output.",
         source="docs, What theory predicts",
-        at_init="1 in the mean for a plain He network, 2.904 for the notebook's block, 3 for x + W2 relu(W1 x)",
+        at_init="1 in the mean for a plain He network, 2 for pre-activation, 2.904 for the notebook's block",
     ),
     "forward_growth_low": Quantity(
         formula=_growth_bound("activation", "entry", "exit", -1),
@@ -568,7 +568,7 @@ QUANTITIES: dict[str, Quantity] = {
         unit="factor a block, on the squared norm",
         about="Growth of the gradient a block, from the last block's output back to the first block's input.",
         source="docs, What theory predicts",
-        at_init="1 in the mean for a plain He network; 2 to 2.9 for the notebook's block, 3 for x + W2 relu(W1 x)",
+        at_init="1 in the mean for a plain He network; 2 to 2.9 for the notebook's block, 2 for pre-activation",
     ),
     "backward_growth_low": Quantity(
         formula=_growth_bound("activation_grad", "exit", "entry", -1),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -127,6 +127,13 @@ class Stage:
             raise InputError(f"stride must be 1 in a dense stage, which has no positions to skip; got {self.stride!r}.")
         if self.norm == "layer" and self.width == 1:
             raise InputError("norm='layer' over a width of 1 is 0 whatever comes in; use width >= 2 or norm='none'.")
+        if not isinstance(self.gains, Gains):
+            raise InputError(f"gains must be a Gains, e.g. Gains(branch=0.5); got {self.gains!r}.")
+        if self.shortcut != "none" and self.gains.silent and self.gains.shortcut == 0:
+            raise InputError(
+                f"shortcut_gain=0 with branch_gain={self.gains.branch!r} leaves nothing: the block outputs 0 whatever "
+                "comes in. Give one of them another gain."
+            )
         if self.shortcut == "none" and self.gains.silent:
             raise InputError(
                 f"branch_gain={self.gains.branch!r} needs a shortcut: a plain network with a branch gain of 0 outputs "
@@ -219,6 +226,7 @@ class Spec:
         choose("dtype", self.dtype, get_args(Dtype))
         if not isinstance(self.bias, bool):
             raise InputError(f"bias must be True or False; got {self.bias!r}.")
+        _require_parts(self)
         object.__setattr__(self, "stages", tuple(self.stages))
         width = self.stem.width
         for number, stage in enumerate(self.stages, start=1):
@@ -227,7 +235,7 @@ class Spec:
                     f"stage {number} has width {stage.width} but {width} features come in: an identity shortcut adds "
                     f"arrays of one shape. Give it width={width} or shortcut='none'."
                 )
-            if stage.norm == "batch" and self.bias and stage.order != "pre-activation":
+            if stage.norm == "batch" and self.bias:
                 raise InputError(
                     f"bias=True in stage {number} has no effect: batch normalisation subtracts the batch mean, and has "
                     "a bias of its own. Use bias=False."
@@ -421,6 +429,8 @@ class Spec:
         Raises:
             InputError: the text is not such a spec.
         """
+        if not isinstance(text, str):
+            raise InputError(f"a spec is read from text, as to_json() writes it; got {type(text).__name__}.")
         try:
             fields: dict[str, Any] = json.loads(text)
             stages = tuple(Stage(**{**stage, "gains": Gains(**stage["gains"])}) for stage in fields["stages"])
@@ -436,6 +446,17 @@ def _store_ints(part: object, **parameters: str) -> None:
     """Store every field, called as the user knows it, as an `int`: a NumPy integer has no JSON, and 1.0 is refused."""
     for field_name, parameter in parameters.items():
         object.__setattr__(part, field_name, require_int(parameter, getattr(part, field_name), least=1))
+
+
+def _require_parts(spec: Spec) -> None:
+    """Whether stem, stages and head are what they must be, so that their fields can be looked at."""
+    if not isinstance(spec.stem, Stem):
+        raise InputError(f"stem must be a Stem, e.g. Stem(features=16, width=36); got {spec.stem!r}.")
+    if not isinstance(spec.head, Head):
+        raise InputError(f"head must be a Head, e.g. Head(features=16); got {spec.head!r}.")
+    listed = isinstance(spec.stages, Iterable)
+    if not listed or not all(isinstance(stage, Stage) for stage in spec.stages):
+        raise InputError(f"stages must be a list of Stage, e.g. [Stage(blocks=8, width=36)]; got {spec.stages!r}.")
 
 
 def _branch(site: str, stage: Stage, width: int) -> Iterator[Layer]:

@@ -564,10 +564,11 @@ def test_a_lesion_is_finite_where_its_branch_overflows():
         (np.zeros((0, 3)), "batch is empty: give at least 1 sample."),
         (np.zeros((2, 0, 3)), "batch is empty: give at least 1 sample."),
         ([[1.0, float("nan"), float("inf")]], "batch has 2 entries that are nan or inf: mend the data first."),
-        ([["a", "b", "c"]], "batch must be an array of numbers; got list."),
-        ([[1.0], [1.0, 2.0]], "batch must be an array of numbers; got list."),
-        ({1, 2}, "batch must be an array of numbers; got set."),
-        (None, "batch must have the shape (samples, 3), or (2, samples, 3) with one batch a seed; got ()."),
+        ([["a", "b", "c"]], "batch must be an array of real numbers; got list."),
+        ([[1.0], [1.0, 2.0]], "batch must be an array of real numbers; got list."),
+        ({1, 2}, "batch must be an array of real numbers; got set."),
+        (None, "batch must be an array of real numbers; got NoneType."),
+        ([[1j, 0, 0]], "batch must be an array of real numbers; got list."),
     ],
 )
 def test_refused_batches(batch: Any, message: str):

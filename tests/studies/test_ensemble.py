@@ -87,7 +87,7 @@ def test_progress_is_told_after_every_chunk():
 
 
 def test_seeds_may_be_one_or_an_iterator():
-    assert run(CELLS, 3).rows["seed"].unique().to_list() == [3]
+    assert run(CELLS, [3]).rows["seed"].unique().to_list() == [3]
     assert run(iter(CELLS), iter([4, 2])).rows["seed"].unique().sort().to_list() == [2, 4]
 
 
@@ -122,7 +122,8 @@ def test_a_chunk_of_its_own_choice_fits_the_cache(batch: int, width: int, chunk:
     [
         ({"seeds": []}, "seeds is empty"),
         ({"seeds": [1, 1]}, "seeds must differ from each other; got 1 twice"),
-        ({"seeds": -1}, "seed must be at least 0"),
+        ({"seeds": [-1]}, "seed must be at least 0"),
+        ({"seeds": 200}, "seeds must be a list of seeds, e.g. range(200), or [200] for one; got 200."),
         ({"seeds": [0, UNKNOWN]}, "seed must be a whole number"),
         ({"chunk": 0}, "chunk must be at least 1; got 0"),
         ({"chunk": 2.5}, "chunk must be a whole number"),

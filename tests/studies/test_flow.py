@@ -72,14 +72,14 @@ def test_what_is_asked_for_is_measured():
 
 
 def test_fields_go_to_the_networks():
-    readings = flow(depth=4, width=6, designs="residual", seeds=0, norm="layer", branch_gain="1/L", dtype="float32")
+    readings = flow(depth=4, width=6, designs="residual", seeds=[0], norm="layer", branch_gain="1/L", dtype="float32")
 
     row = readings.cells.row(0, named=True)
     assert (row["norm"], row["gain"], row["dtype"]) == ("layer", "1.0, 1/L", "float32")
 
 
 def test_what_the_rules_of_the_diagnosis_ask_for_can_be_measured():
-    readings = flow(depth=4, width=6, seeds=0, batch=8, quantities=DIAGNOSIS_QUANTITIES)
+    readings = flow(depth=4, width=6, seeds=[0], batch=8, quantities=DIAGNOSIS_QUANTITIES)
 
     assert set(readings.rows["quantity"]) == set(DIAGNOSIS_QUANTITIES)
 
@@ -136,7 +136,7 @@ def test_the_chunk_does_not_change_a_bit(chunk: int):
 def test_a_seed_alone_reads_as_in_the_study():
     whole = flow(depth=4, width=6, features=4, seeds=range(6))
 
-    assert whole.select(seed=4).equals(flow(depth=4, width=6, features=4, seeds=4))
+    assert whole.select(seed=4).equals(flow(depth=4, width=6, features=4, seeds=[4]))
 
 
 @pytest.mark.slow
@@ -250,7 +250,7 @@ def test_cells_that_cannot_be_measured_are_refused_before_any_is():
 
 def test_a_network_measured_alone_has_the_notebooks_table():
     """What the notebook printed for one draw: first and last weight gradient and their ratio."""
-    readings = flow(depth=10, width=16, designs=("plain", "residual"), seeds=42, cotangent="ones")
+    readings = flow(depth=10, width=16, designs=("plain", "residual"), seeds=[42], cotangent="ones")
 
     for design in ("plain", "residual"):
         first, last = (values(readings, "weight_grad_norm", site, design=design)[0] for site in ("stem", "head"))

@@ -242,7 +242,7 @@ def test_both_settings_are_measured():
 def test_its_networks_are_the_notebooks():
     from skipscope import PlainNetwork, ResidualNetwork
 
-    readings = notebook(seeds=0)
+    readings = notebook(seeds=[0])
     for name, kind in (("plain", PlainNetwork), ("residual", ResidualNetwork)):
         for depth, width in ((10, 16), (28, 36)):
             cell = readings.cells.filter(design=name, depth=depth, width=width)

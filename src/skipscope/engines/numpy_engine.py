@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from skipscope import draws
 from skipscope.engines import ops
-from skipscope.errors import InputError, require_number
+from skipscope.errors import InputError, require_number, require_type
 from skipscope.protocol import Loss, Observer, Run, Site, ignore, sites_of, wanted
 from skipscope.spec import Block, Layer, Spec
 
@@ -333,9 +333,11 @@ class NumpyNetwork:
     def _inputs(self, batch: Any) -> Array:
         given = batch[0] if isinstance(batch, tuple) and batch else batch
         try:
+            if np.asarray(given).dtype.kind not in "biuf":
+                raise TypeError
             x = np.asarray(given, self.spec.dtype, order="C")  # in another order the last bits would be others
         except (TypeError, ValueError):
-            raise InputError(f"batch must be an array of numbers; got {type(given).__name__}.") from None
+            raise InputError(f"batch must be an array of real numbers; got {type(given).__name__}.") from None
         features = self.spec.stem.features
         if x.ndim not in (2, 3) or x.shape[-1] != features or (x.ndim == 3 and x.shape[0] not in (1, len(self.seeds))):
             raise InputError(
@@ -415,6 +417,7 @@ def build(spec: Spec, *, seed: int | Iterable[int]) -> NumpyNetwork:
     Raises:
         InputError: the seeds are not whole numbers of at least 0, or one comes twice.
     """
+    require_type("spec", spec, Spec, "Spec.dense(width=36, blocks=28) makes one")
     seeds = draws.require_seeds(seed)
     return NumpyNetwork(spec, seeds, _parameters(spec, seeds, draws.weights(spec, seeds)))
 

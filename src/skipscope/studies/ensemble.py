@@ -22,7 +22,7 @@ from typing import Any
 from skipscope import draws, losses, runs
 from skipscope.draws import CotangentKind
 from skipscope.engines.numpy_engine import NumpyNetwork, build_all
-from skipscope.errors import require_int
+from skipscope.errors import InputError, require_int
 from skipscope.probe import Measured, one_thread
 from skipscope.probe import measure as measure_network
 from skipscope.protocol import Loss
@@ -105,7 +105,7 @@ def measure_part(part: int, cells: Sequence[Cell], seeds: Sequence[int], chunk: 
 
 def run(
     cells: Iterable[Cell],
-    seeds: int | Iterable[int],
+    seeds: Iterable[int],
     *,
     chunk: int | None = None,
     jobs: int = 1,
@@ -133,6 +133,8 @@ def run(
     listed = list(cells)
     _require_jobs(jobs)
     require_room(listed, seeds=len(seeds) if isinstance(seeds, Sized) else 1, jobs=jobs, kept=keep is None)
+    if hasattr(seeds, "__index__"):
+        raise InputError(f"seeds must be a list of seeds, e.g. range({seeds}), or [{seeds}] for one; got {seeds}.")
     known = draws.require_seeds(seeds)
     if folder is not None:
         return _run_in(folder, listed, known, chunk=chunk, jobs=jobs, progress=progress, keep=keep)

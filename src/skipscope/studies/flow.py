@@ -60,7 +60,7 @@ def flow(
     width: int = 36,
     features: int = 16,
     designs: Iterable[str] = tuple(DESIGNS),
-    seeds: int | Iterable[int] = range(200),
+    seeds: Iterable[int] = range(200),
     batch: int = 1,
     cotangent: CotangentKind = "gaussian",
     quantities: Iterable[str] = FLOW_QUANTITIES,

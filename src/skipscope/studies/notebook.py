@@ -27,7 +27,7 @@ _DESIGNS = ("plain", "residual")
 
 def notebook(
     *,
-    seeds: int | Iterable[int] = range(2000),
+    seeds: Iterable[int] = range(2000),
     depths: Iterable[int] = DEPTHS,
     dtype: str = "float64",
     chunk: int | None = None,
