@@ -156,10 +156,10 @@ def test_networks_of_another_kind_are_not_mixed():
 def test_the_law_and_the_rate_agree_to_a_twentieth():
     """Law (a), which an error of 5 % in the rate must fail.
 
-    At width 16 the slope over depths 4, 8, 12 has a standard deviation over seeds of 1.2 times the rate, -0.176: with
-    15,000 seeds 5 % are 5 standard errors, and the test is at 3.
+    At width 16 the slope over depths 4, 16, 28 has a standard deviation over seeds of 0.9 times the rate, -0.176: with
+    9,000 seeds 5 % are 5 standard errors, and the test is at 3.
     """
-    readings = studies.sweep(designs=["plain"], depths=[4, 8, 12], width=16, features=4, seeds=range(15_000))
+    readings = studies.sweep(designs=["plain"], depths=[4, 16, 28], width=16, seeds=range(9_000))
     for quantity in ("forward_gain", "backward_gain"):
         found = rate(readings, quantity=quantity)
         error = found["rate_sd"] / math.sqrt(found["n"])
@@ -187,12 +187,7 @@ def test_by_depth_is_the_summary():
     found = trends.by_depth(readings)
     table = summarise(readings).table.filter(pl.col("quantity") != "parameters")
 
-    assert found.select("design", "depth", "blocks").unique(maintain_order=True).rows() == [
-        ("plain", 3, 1),
-        ("plain", 5, 3),
-        ("residual", 3, 3),
-        ("residual", 5, 5),
-    ] or set(found.select("design", "depth", "blocks").rows()) == {
+    assert set(found.select("design", "depth", "blocks").rows()) == {
         ("plain", 3, 1),
         ("plain", 5, 3),
         ("residual", 3, 3),
@@ -276,9 +271,9 @@ def test_every_design_without_shortcuts_meets_every_one_with():
 
 
 def test_networks_that_were_probed_otherwise_make_no_pair():
-    ones = studies.sweep(depths=[4], designs=["plain"], width=6, seeds=3, cotangent="ones")
+    ones = studies.sweep(depths=[4], designs=["plain"], width=6, seeds=range(3), cotangent="ones")
 
-    assert trends.contradictions(ones + studies.sweep(depths=[4], designs=["residual"], width=6, seeds=3)).is_empty()
+    assert trends.contradictions(ones + studies.sweep(depths=[4], designs=["residual"], width=6, seeds=range(3))).is_empty()
 
 
 def test_the_share_of_the_notebooks_setting():
@@ -377,10 +372,10 @@ def test_the_law_holds_or_not():
         ([0.5] * 100, "contradicted"),
         ([3.0] * 80 + [0.5] * 20, "draws disagree"),
         ([3.0] * 97 + [0.5] * 3, "cannot tell"),
-        ([None] * 100, "cannot tell"),
+        ([0.0] * 100, "cannot tell"),
     ],
 )
-def test_draws_agree_or_not(plain: list[float | None], verdict: str):
+def test_draws_agree_or_not(plain: list[float], verdict: str):
     readings = made({("plain", 4, RATIO): plain, ("residual", 4, RATIO): [1.0] * 100})
 
     assert found(readings, "the notebook's conclusion").verdict == verdict
@@ -392,9 +387,11 @@ def test_a_single_depth_has_its_contradictions_and_no_trend():
     assert [finding.rule for finding in trends.findings(readings)] == ["the notebook's conclusion"]
 
 
-def test_networks_without_blocks_or_spec_do_no_harm():
-    readings = studies.sweep(designs=["plain"], depths=[2, 4], width=6, seeds=range(30))
+def test_networks_without_blocks_are_no_part_of_a_trend():
+    readings = studies.sweep(designs=["plain"], depths=[2, 4, 6], width=6, seeds=range(30))
+
     assert Spec.from_json(readings.select(depth=2).cells["spec"][0]).body == ()
+    assert trends.rates(readings)["depths"].to_list() == [2, 2, 2]
     assert {finding.rule for finding in trends.findings(readings)} == {
         *("trend of the signal", "trend of the gradient", "law of the signal", "law of the gradient")
     }

@@ -554,7 +554,7 @@ def _depths(text: str) -> list[int]:
         try:
             numbers = [int(each) for each in piece.split(":")]
             first, last, step = (*numbers, *{1: (numbers[0], 1), 2: (1,)}.get(len(numbers), ()))
-            many = range(first, last + 1, step)
+            many = range(first, last + 1, max(step, 1))
         except (ValueError, TypeError):
             raise InputError(f"--depths must be numbers such as 5,10,20 or first:last:step; got {text!r}.") from None
         if step < 1 or not 0 < len(many) <= 10_000:

@@ -144,7 +144,7 @@ def _make(place: Path) -> None:
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = "it is a file" if place.is_file() else (error.strerror or type(error).__name__).lower()
+        reason = "it is a file" if place.exists() else (error.strerror or type(error).__name__).lower()
         raise InputError(f"folder {str(place)!r} cannot be made: {reason}; name another.") from error
 
 

@@ -135,10 +135,13 @@ class _Group:
 
 
 def _groups(readings: Readings) -> list[_Group]:
-    """Networks that differ in depth only, as their specs say; networks without a spec have no depth to go by."""
+    """Networks that differ in depth only, as their specs say.
+
+    Those without a spec have no depth to go by; those without blocks do not say which kind they are the shallowest of.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     for row in readings.cells.iter_rows(named=True):
-        if row["spec"] and not row["edit"]:
+        if row["spec"] and not row["edit"] and Spec.from_json(row["spec"]).body:
             found.setdefault(_kind(row), []).append(row)
     groups = []
     for rows in found.values():

@@ -62,7 +62,7 @@ def test_a_network_is_measured_as_by_a_probe(name: str):
 
 
 def test_the_cells_say_which_they_are():
-    cells = sweep(designs=["residual", "twin"], cotangent="ones", batch=2, seeds=1).cells.sort("depth", "design")
+    cells = sweep(designs=["residual", "twin"], cotangent="ones", batch=2, seeds=[1]).cells.sort("depth", "design")
 
     assert cells.select("study", "design", "depth", "width", "cotangent", "batch").rows() == [
         ("sweep", name, depth, 8, "ones", 2) for depth in (3, 5) for name in ("residual", "twin")
@@ -75,7 +75,7 @@ def test_a_depth_does_not_change_the_others():
 
 def test_what_is_given_twice_is_measured_once():
     assert sweep(depths=[3, 5, 3], designs=["plain", "plain"]).equals(sweep(designs="plain"))
-    assert sweep(depths=3, designs="plain", seeds=0).cells.height == 1
+    assert sweep(depths=3, designs="plain", seeds=[0]).cells.height == 1
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def sweep(
     designs: Iterable[str] = ("plain", "residual"),
     width: int = 36,
     features: int = 16,
-    seeds: int | Iterable[int] = range(200),
+    seeds: Iterable[int] = range(200),
     batch: int = 1,
     cotangent: CotangentKind = "gaussian",
     sites: bool = False,
