@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from skipscope.charts.draws import depth_ratio, depth_ratio_data, distribution, distribution_data
 from skipscope.charts.look import COLOURS, SHAPES, labels, title_of
-from skipscope.charts.profiles import flow, flow_data, junctions, junctions_data
+from skipscope.charts.profiles import coincident, coincident_words, flow, flow_data, junctions, junctions_data
 
 __all__ = [
     "COLOURS",
     "SHAPES",
+    "coincident",
+    "coincident_words",
     "depth_ratio",
     "depth_ratio_data",
     "distribution",
