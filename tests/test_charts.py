@@ -149,6 +149,25 @@ def test_junctions_draw_the_summary_block_by_block(flow: Summary) -> None:
     assert len(rows_of(charts.junctions(flow))) == table.height
 
 
+def test_a_network_that_lies_on_another_is_dashed_and_has_no_bands(flow: Summary) -> None:
+    table = charts.junctions_data(flow)
+    assert charts.coincident(table) == ["matched"]
+    first = table.filter(pl.col("quantity") == "branch_ratio", pl.col("block") == 1)
+    assert first["q50"].n_unique() == 1  # the same draws, hence the same line
+    layers = layers_of(charts.junctions(flow))
+    areas = [layer for layer in layers if layer["mark"]["type"] == "area"]
+    assert areas
+    assert all(layer["transform"] == [{"filter": "datum.line === 'solid'"}] for layer in areas)
+    drawn = {(row["label"], row["line"]) for row in rows_of(charts.junctions(flow))}
+    assert drawn == {("residual", "solid"), ("matched", "dashed")}
+    (line,) = [layer for layer in layers if layer["mark"]["type"] == "line"]
+    assert line["encoding"]["strokeDash"]["field"] == "line"
+    assert "(matched)" in charts.coincident_words(table)
+    alone = summarise(flow.readings.select(design="residual"))
+    assert charts.coincident_words(charts.junctions_data(alone)) == ""
+    assert {row["line"] for row in rows_of(charts.junctions(alone))} == {"solid"}
+
+
 def test_a_histogram_counts_every_draw_once(notebook: Readings) -> None:
     part = notebook.select(depth=28)
     table = charts.distribution_data(part, "weight_grad_first_last", seed=3, bins=17)
@@ -272,6 +291,23 @@ def test_labels_tell_cells_apart_by_what_differs(notebook: Readings) -> None:
     swept = charts.labels(notebook.select(depth=[5, 10]))
     assert len(set(swept.values())) == 8
     assert "plain, depth 5, ones sent back" in swept.values()
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [("init", ("he", "lecun")), ("norm", ("none", "layer")), ("order", ("before-add", "after-add"))],
+)
+def test_labels_name_the_field_of_the_spec_that_differs(field: str, values: tuple[Any, Any]) -> None:
+    fields: list[dict[str, Any]] = [{field: value} for value in values]
+    parts = [studies.flow(depth=4, width=6, designs="residual", seeds=[0], **each) for each in fields]
+    found = list(charts.labels(Readings.concat(parts)).values())
+    assert found == [f"residual, {field} {value}" for value in values]
+
+
+def test_labels_name_a_gain_that_differs() -> None:
+    parts = [studies.flow(depth=4, width=6, designs="residual", seeds=[0], branch_gain=gain) for gain in (1.0, "1/L")]
+    found = list(charts.labels(Readings.concat(parts)).values())
+    assert found == ["residual, branch gain 1.0", "residual, branch gain 1/L"]
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,19 @@ def test_what_users_wrote_is_text_and_never_markup(flow: Readings) -> None:
     assert Outline(text).open == []
 
 
+def test_formulas_are_set_with_their_indices(page: str) -> None:
+    assert "‖g<sub>l</sub>‖²" in page
+    assert "χ²<sub>K</sub>" in page
+    assert "‖dW<sub>first</sub>‖" in page
+    text = " ".join(Outline(page.partition("<script")[0]).text)
+    assert not re.search(r"\|\||\^2|chi2|_\{", text)
+
+
+def test_rows_of_evidence_are_counted(page: str) -> None:
+    assert "1 row of evidence" in page
+    assert "1 rows" not in page
+
+
 def test_the_command_and_the_versions_are_there(page: str) -> None:
     text = " ".join(Outline(page).text)
     assert "skipscope demo" in text
@@ -276,7 +289,10 @@ def test_flow_says_the_opposite_when_the_readings_do(
 
 def test_flow_s_answer_follows_the_verdicts(flow: Readings) -> None:
     calm = doctored(flow, lambda value: value * 0 + 1.0, quantity="backward_growth")
-    assert "keeps its size in the plain, residual, twin and matched networks" in report.flow_section(calm).answer
+    assert (
+        "changes by less than a factor of 10 in the plain, residual, twin and matched networks"
+        in report.flow_section(calm).answer
+    )
     gone = doctored(flow, lambda value: value * 0 + 0.01, quantity="backward_growth", design="plain")
     assert "vanishes in the plain network" in report.flow_section(gone).answer
     twin = claim_of(report.flow_section(calm), "not its size")
@@ -290,13 +306,76 @@ def test_dead_draws_are_told_from_vanishing_ones(flow: Readings) -> None:
     assert claim_of(section, "plain network the gradient vanishes").holds == "right"
 
 
+def test_a_network_whose_gradient_reaches_nothing_is_named() -> None:
+    narrow = studies.flow(depth=40, width=2, features=2, designs=["plain", "residual"], seeds=range(30))
+    growth = narrow.rows.filter(pl.col("quantity") == "backward_growth", pl.col("cell").str.starts_with("plain"))
+    assert growth.is_empty()  # there is no growth to speak of, and hence nothing to take a median of
+    section = report.flow_section(narrow)
+    assert "does not arrive at all in the plain network" in section.answer
+    assert claim_of(section, "plain network the gradient vanishes").holds == "right"
+
+
+def test_a_network_without_a_verdict_is_named_all_the_same(flow: Readings) -> None:
+    rows = flow.rows.filter(~(pl.col("cell").str.starts_with("twin") & pl.col("quantity").str.ends_with("_growth")))
+    answer = report.flow_section(Readings(rows, flow.cells, flow.sites)).answer
+    assert "cannot be judged in the twin network, of which" in answer
+
+
+def test_of_two_networks_of_one_design_no_claim_is_made_and_both_are_named() -> None:
+    both = Readings.concat(
+        [
+            studies.flow(depth=6, width=8, features=5, designs=["plain", "residual"], init=init, seeds=range(20))
+            for init in ("he", "xavier")
+        ]
+    )
+    section = report.flow_section(both)
+    assert not [block for block in section.blocks if isinstance(block, report.Claims)]
+    for name in ("plain, init he", "plain, init xavier", "residual, init he", "residual, init xavier"):
+        assert name in section.answer
+
+
+def test_an_identity_is_credited_only_where_there_is_one() -> None:
+    for gain, credited in ((1.0, True), (1.2, False)):
+        readings = studies.flow(depth=40, width=8, designs=["residual"], shortcut_gain=gain, seeds=range(20))
+        found = claim_of(report.flow_section(readings), "unchanged")
+        assert found.measured.startswith("It explodes")
+        assert ("since an identity keeps" in found.measured) is credited
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.2, 3.0, "the median draw shrinks, and some grow"),
+        (0.4, 5.0, "the median draw grows, and some shrink"),
+        (0.3, 0.9, "nearly every draw shrinks"),
+    ],
+)
+def test_the_spread_of_draws_is_said_as_it_is(flow: Readings, low: float, high: float, words: str) -> None:
+    # Growth of the square a block, geometric from low to high over the 40 seeds; 6 blocks make the norm's factor.
+    steps = low * (high / low) ** (pl.col("seed").cast(pl.Float64) / 39)
+    found = claim_of(
+        report.flow_section(doctored(flow, lambda _: steps, design="plain", quantity="backward_growth")),
+        "plain network the gradient vanishes",
+    )
+    assert found.measured.startswith(f"What depth adds is spread ({words}")
+
+
 def test_the_law_is_agreed_with_or_not(flow: Readings) -> None:
     assert "The plain network agrees with the law" in words_of(report.flow_section(flow))
     off = doctored(flow, lambda value: value * 3.0, design="plain", quantity="forward_gain")
-    assert "The plain network differs from the law" in words_of(report.flow_section(off))
-    assert "No law is drawn for the residual and matched networks. There are shortcuts" in words_of(
-        report.flow_section(flow)
+    told = words_of(report.flow_section(off))
+    z = summarise(off).of("forward_gain").filter(pl.col("design") == "plain", pl.col("z").abs() > 3)
+    worst = z.filter(~pl.col("site").str.contains("layer")).sort(pl.col("z").abs()).row(-1, named=True)
+    assert re.search(
+        r"The plain network differs from the law: of \d+ sites, \d+ have a mean logarithm more than 4", told
     )
+    assert f"the most {number(abs(worst['z']), 2)} ({worst['site']})" in told
+    few = words_of(report.flow_section(flow.select(seed=list(range(19)))))
+    assert "Of the plain network there are too few draws to hold against the law: 19" in few
+    assert "agrees with the law" not in few
+    assert "nine draws in ten" not in few
+    normed = studies.flow(depth=4, width=12, features=6, designs=["residual"], norm="layer", seeds=range(6))
+    assert "No law is drawn for the residual network. There is a layer norm" in words_of(report.flow_section(normed))
 
 
 def test_flow_counts_parameters(flow: Readings) -> None:
@@ -330,6 +409,12 @@ def test_the_one_draw_and_its_place_are_computed(notebook: Readings) -> None:
     many = plain / np.roll(residual, -1)
     one = many[0]
     assert f"so N is {number(one)}" in told
+    seeds = "(plain: seed 0, residual: seed 1)"
+    assert f"In the one draw {seeds} the ratio is {number(plain[0])} in the plain network and" in told
+    assert f"{number(residual[1])} in the residual one" in told
+    assert "plain: seed 0, residual: seed 1" in report.notebook_section(notebook).answer
+    figures = [block for block in report.notebook_section(notebook).blocks if isinstance(block, report.Figure)]
+    assert seeds in figures[0].caption
     assert f"{number(one, 2)}× better" in told
     assert f"{percent(float(np.mean(many < one)))} of draws have a smaller N than this one" in told
     assert f"{percent(float(np.mean(many < 1) if one > 1 else np.mean(many > 1)))} say the opposite" in told
@@ -376,7 +461,7 @@ def test_the_notebook_is_contradicted_by_its_own_numbers(notebook: Readings) -> 
     ("where", "value", "claim", "holds", "words"),
     [
         ({"design": "plain", "quantity": "backward_growth"}, 0.2, "vanishes", "right", "It does."),
-        ({"design": "residual", "quantity": "backward_growth"}, 1.0, "+ I", "right", "It keeps its size"),
+        ({"design": "residual", "quantity": "backward_growth"}, 1.0, "+ I", "right", "It stays within a factor of 10"),
         ({"design": "residual", "quantity": "backward_growth"}, 0.2, "+ I", "wrong", "in spite of the identity"),
         ({"design": "plain", "quantity": "weight_grad_first_last"}, 1e6, "better", "right", "Draws agree"),
         ({"design": "plain", "quantity": "weight_grad_first_last"}, 0.5, "vanishes", "wrong", "smaller than the last"),
@@ -390,6 +475,22 @@ def test_the_notebook_is_borne_out_when_the_readings_do(
     found = claim_of(report.notebook_section(other), claim)
     assert found.holds == holds
     assert words in found.measured
+
+
+def test_the_claims_speak_of_one_setting(notebook: Readings) -> None:
+    section = report.notebook_section(notebook)
+    sixteen = [pair for pair in pairs_of(notebook) if pair.width == 16]
+    medians = [float(np.median(pair.values("plain")["value"])) for pair in sixteen if pair.cotangent == "ones"]
+    span = f"{number(min(medians))} to {number(max(medians))}"
+    assert f"(median ratio {span} at 16 → 16, depth 5 to 10)" in claim_of(section, "vanishes").measured
+    assert f"the median ratio is {span} in the plain networks of 16 → 16, depth 5 to 10" in words_of(section)
+    assert "→ 36" not in claim_of(section, "how well the gradient flows").measured
+
+
+def test_nine_in_ten_is_said_of_no_fewer_than_twenty_pairs() -> None:
+    few = words_of(report.notebook_section(studies.notebook(seeds=range(5), depths=(5, 10))))
+    assert "nine draws of ten" not in few
+    assert "in all of 5 draws" in few
 
 
 def test_without_an_explosion_the_ratio_hides_none(notebook: Readings) -> None:

@@ -17,6 +17,9 @@ from skipscope.spec import Gains, Head, Stage, Stem
 
 DENSE: dict[str, Any] = {"width": 8, "blocks": 3}
 
+NUMBER: Any = 2
+NOTHING: Any = None
+
 
 def refusal(**fields: Any) -> str:
     """What `Spec.dense` answers to these fields."""
@@ -446,15 +449,15 @@ def test_parameters_and_multiply_adds(fields: dict[str, Any], parameters: int, m
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Stage(blocks=1, width=4, gains=2), "gains must be a Gains, e.g. Gains(branch=0.5); got 2."),
-        (lambda: Spec(stem=None, stages=(), head=Head(features=2)), "stem must be a Stem"),
-        (lambda: Spec(stem=Stem(features=2, width=2), stages=(), head=3), "head must be a Head"),
-        (lambda: Spec(stem=Stem(features=2, width=2), stages=(1,), head=Head(features=2)), "stages must be a list of"),
+        (lambda: Stage(blocks=1, width=4, gains=NUMBER), "gains must be a Gains, e.g. Gains(branch=0.5); got 2."),
+        (lambda: Spec(stem=NOTHING, stages=(), head=Head(features=2)), "stem must be a Stem"),
+        (lambda: Spec(stem=Stem(features=2, width=2), stages=(), head=NUMBER), "head must be a Head"),
+        (lambda: Spec(stem=Stem(features=2, width=2), stages=(NUMBER,), head=Head(features=2)), "stages must be a list"),
         (
-            lambda: Spec(stem=Stem(features=2, width=2), stages=7, head=Head(features=2)),
+            lambda: Spec(stem=Stem(features=2, width=2), stages=NUMBER, head=Head(features=2)),
             "stages must be a list of Stage",
         ),
-        (lambda: Spec.from_json(None), "a spec is read from text, as to_json() writes it; got NoneType."),
+        (lambda: Spec.from_json(NOTHING), "a spec is read from text, as to_json() writes it; got NoneType."),
         (
             lambda: Spec.dense(width=4, blocks=2, shortcut_gain=0, branch_gain="zero"),
             "shortcut_gain=0 with branch_gain='zero' leaves nothing",

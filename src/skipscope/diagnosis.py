@@ -35,7 +35,19 @@ from skipscope.words import number, percent
 
 __all__ = ["RULES", "Finding", "Rule", "diagnose", "first_nonfinite"]
 
-Verdict = Literal["vanishing", "exploding", "spread out", "dead", "healthy", "cannot tell"]
+Verdict = Literal[
+    "vanishing",
+    "exploding",
+    "spread out",
+    "dead",
+    "healthy",
+    "cannot tell",
+    "law holds",
+    "law does not hold",
+    "draws agree",
+    "draws disagree",
+    "contradicted",
+]
 
 FACTOR = 10.0
 """By how much the norm may change from one end of the body to the other."""

@@ -2,8 +2,9 @@
 
 `summarise` takes readings and gives a `Summary`: one row for every cell, step, site, call and quantity, over seeds. The
 unit that is resampled or ranked is the seed. Quantities that are positive also get the mean and standard deviation of
-the logarithm of their square, which is what the laws predict, and a z-score where a law holds. Imports what is shared
-by both halves (readings, theory, spec) and Polars.
+the logarithm of their square. Beside them stands what theory predicts: the sharpest law that holds, which speaks of
+those logarithms or, where it knows no more, of the mean of the square; and a z-score. Imports what is shared by both
+halves (readings, theory, spec) and Polars.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import get_args
 
 import polars as pl
 
 from skipscope import theory
 from skipscope.draws import CotangentKind
-from skipscope.errors import InputError
+from skipscope.errors import InputError, require_type
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 
@@ -25,6 +27,8 @@ __all__ = ["QUANTILES", "Summary", "median_ranks", "summarise", "with_median_int
 
 QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 """The columns of quantiles, over seeds."""
+
+_CARRYING = 30  # seeds that must carry a mean of squares, if its standard error is to be trusted
 
 _KEY = ["cell", "step", "site", "call", "quantity"]
 
@@ -36,13 +40,18 @@ class Summary:
     Attributes:
         table: one row a (cell, step, site, call, quantity): `n` seeds with a finite value, `nonfinite` seeds without,
             `zeros`; quantiles `q05` to `q95` of the finite values; `median_low` and `median_high`, a 95 % interval of
-            the median; `log_mean` and `log_sd` of ln(value^2) over the seeds where the value is positive; where a law
-            holds (before any training, at step 0), `law_q05` to `law_q95`, `law_log_mean`, `law_log_sd` and `z` =
-            (log_mean - law_log_mean) / (law_log_sd / sqrt(n)), n the seeds where the value is positive. Joined with the
-            cell's `design`, `depth`, `width`, `cotangent`, `batch`, and the site's `site_depth` (weight layers from the
-            input), `site_order`, `kind`, `activation`, `block`.
-        laws: one row a (cell, quantity) that has a law: `law`, `statement`, `source`, and `refusal`, why it is not
-            drawn, empty where it is.
+            the median; `rms`, the root of the mean of value^2, and `rms_error`, its standard error; `log_mean` and
+            `log_sd` of ln(value^2) over the seeds where the value is positive. Where a law holds, `law_rms`; and where
+            it speaks of logarithms `law_q05` to `law_q95`, `law_log_mean` and `law_log_sd`. `z` is how many standard
+            errors the measurement is above the law: of logarithms (log_mean - law_log_mean) / (law_log_sd / sqrt(n)),
+            n the seeds where the value is positive; of others the mean of value^2 less law_rms^2, in units of its
+            measured standard error, and null where fewer than 30 seeds carry that mean, (sum v^2)^2 / sum v^4, because
+            then a heavy tail has not been seen. Joined with the cell's `design`, `depth`, `width`, `cotangent`,
+            `batch`, and the site's `site_depth` (weight layers from the input), `site_order`, `kind`, `activation`,
+            `block`.
+        laws: one row a (cell, quantity) that there are laws about, for the sharpest that holds: `law`, `kind` (exact in
+            law, exact in mean, or asymptotic in width), `statement`, `source`, `bias` (what an asymptotic law leaves
+            out), and `refusal`, why it is not drawn, empty where it is.
         readings: what was summarised.
     """
 
@@ -65,19 +74,30 @@ class Summary:
 
 def summarise(readings: Readings) -> Summary:
     """Quantiles over seeds of every quantity at every site, with the law's prediction where one holds."""
+    require_type("readings", readings, Readings, "skipscope.probe and the studies give them")
     laws, predicted = _laws(readings)
     table = (
         _statistics(readings.rows)
         .join(predicted, on=["cell", "step", "site", "quantity"], how="left")
-        .with_columns(z=(pl.col("log_mean") - pl.col("law_log_mean")) / (pl.col("law_log_sd") / pl.col("_m").sqrt()))
-        # A site where the law has no spread (the output, to itself) has nothing to be compared in units of.
-        .with_columns(z=pl.when(pl.col("law_log_sd") > 0).then(pl.col("z")))
-        .drop("_m")
+        .with_columns(z=pl.when(pl.col("law_log_sd").is_null()).then(_z_of_square()).otherwise(_z_of_logarithm()))
+        .drop(pl.selectors.starts_with("_"))
         .join(readings.cells.select("cell", "design", "depth", "width", "cotangent", "batch"), on="cell", how="left")
         .join(_places(readings), on=["cell", "site"], how="left")
         .sort("cell", "step", "quantity", "site_order", "call")
     )
     return Summary(table=table, laws=laws, readings=readings)
+
+
+def _z_of_logarithm() -> pl.Expr:
+    off, error = pl.col("log_mean") - pl.col("law_log_mean"), pl.col("law_log_sd") / pl.col("_positive").sqrt()
+    # A site where the law has no spread (the output, to itself) has nothing to be compared in units of.
+    return pl.when(pl.col("law_log_sd") > 0).then(off / error)
+
+
+def _z_of_square() -> pl.Expr:
+    off = pl.col("_square_mean") - (pl.col("law_rms") / pl.col("_largest")) ** 2
+    trusted = (pl.col("_square_error") > 0) & (pl.col("_carrying") >= _CARRYING)
+    return pl.when(trusted).then(off / pl.col("_square_error"))
 
 
 def _places(readings: Readings) -> pl.DataFrame:
@@ -89,6 +109,10 @@ def _statistics(rows: pl.DataFrame) -> pl.DataFrame:
     value, finite = pl.col("value"), pl.col("value").is_finite()
     positive = finite & (value > 0)
     log_square = value.filter(positive).log() * 2
+    # Squares in units of the largest: a gain can be such that its square is too large, or too small, for a float.
+    largest = value.filter(finite).abs().max()
+    part = (value.filter(finite) / largest).fill_nan(0.0)  # 0/0 where all is 0
+    square = part * part
     table = rows.group_by(_KEY).agg(
         n=finite.sum().cast(pl.Int64),
         nonfinite=(~finite).sum().cast(pl.Int64),
@@ -96,9 +120,16 @@ def _statistics(rows: pl.DataFrame) -> pl.DataFrame:
         **{name: value.filter(finite).quantile(level, "linear") for name, level in QUANTILES.items()},
         log_mean=log_square.mean(),
         log_sd=log_square.std(),
-        _m=positive.sum(),
+        _largest=largest,
+        _square_mean=square.mean(),
+        _square_error=square.std() / finite.sum().sqrt(),
+        _carrying=square.sum() * square.sum() / (square * square).sum(),
+        _positive=positive.sum(),
         _sorted=value.filter(finite).sort(),
     )
+    table = table.with_columns(rms=pl.col("_largest") * pl.col("_square_mean").sqrt())
+    error = pl.col("_largest") * pl.col("_square_error") / (2 * pl.col("_square_mean").sqrt())
+    table = table.with_columns(rms_error=pl.when(pl.col("_square_mean") > 0).then(error))
     return with_median_interval(table, "_sorted", "median_low", "median_high")
 
 
@@ -142,16 +173,19 @@ def _laws(readings: Readings) -> tuple[pl.DataFrame, pl.DataFrame]:
                 "cell": cell,
                 "quantity": prediction.quantity,
                 "law": prediction.law,
+                "kind": prediction.kind,
                 "statement": prediction.statement,
                 "source": prediction.source,
+                "bias": prediction.bias,
                 "refusal": prediction.refusal,
             }
         )
         tables.append(_predicted(cell, prediction.table))
-    text = dict.fromkeys(("cell", "quantity", "law", "statement", "source", "refusal"), pl.String)
+    told_of = ("cell", "quantity", "law", "kind", "statement", "source", "bias", "refusal")
+    text = dict.fromkeys(told_of, pl.String)
     keys: dict[str, type[pl.DataType]] = {"cell": pl.String, "step": pl.Int64, "site": pl.String, "quantity": pl.String}
     numbers: dict[str, type[pl.DataType]] = dict.fromkeys(
-        (f"law_{name}" for name in (*QUANTILES, "log_mean", "log_sd")), pl.Float64
+        (f"law_{name}" for name in ("rms", *QUANTILES, "log_mean", "log_sd")), pl.Float64
     )
     return pl.DataFrame(told, schema=text), pl.concat([pl.DataFrame(schema=keys | numbers), *tables])
 
@@ -162,7 +196,7 @@ def _predicted(cell: str, table: pl.DataFrame) -> pl.DataFrame:
         pl.lit(0, pl.Int64).alias("step"),  # the laws are about networks as drawn, before any training
         "site",
         "quantity",
-        *[pl.col(name).alias(f"law_{name}") for name in QUANTILES],
+        *[pl.col(name).alias(f"law_{name}") for name in ("rms", *QUANTILES)],
         law_log_mean="log_mean",
         law_log_sd=pl.col("log_variance").sqrt(),
     )
@@ -175,13 +209,15 @@ def _predictions(readings: Readings) -> Iterator[tuple[str, theory.Prediction]]:
         if not row["spec"] or row["edit"] or row["cotangent"] not in ("gaussian", "ones"):
             continue
         wanted = set(measured.filter(pl.col("cell") == row["cell"])["quantity"])
-        if not wanted & {"forward_gain", "backward_gain"}:
-            continue
-        for prediction in _cached_laws(row["spec"], row["cotangent"], row["batch"]):
-            if prediction.quantity in wanted:
-                yield row["cell"], prediction
+        drawn = (row["data"] or "").startswith("gaussian")  # as the probe draws samples: of RMS 1
+        for quantity in get_args(theory.Quantity):
+            if quantity in wanted:
+                yield row["cell"], _cached(row["spec"], quantity, row["cotangent"], row["batch"], drawn)
 
 
 @lru_cache(maxsize=256)
-def _cached_laws(spec: str, cotangent: CotangentKind, batch: int) -> tuple[theory.Prediction, ...]:
-    return theory.laws(Spec.from_json(spec), cotangent=cotangent, batch=batch)
+def _cached(
+    spec: str, quantity: theory.Quantity, cotangent: CotangentKind, batch: int, drawn: bool
+) -> theory.Prediction:
+    rms = 1.0 if drawn else None
+    return theory.best(Spec.from_json(spec), quantity, cotangent=cotangent, batch=batch, input_rms=rms)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from skipscope.charts.draws import depth_ratio, depth_ratio_data, distribution, distribution_data
 from skipscope.charts.look import COLOURS, SHAPES, labels, title_of
 from skipscope.charts.paths import path_lengths, path_lengths_data, shares, shares_data
-from skipscope.charts.profiles import flow, flow_data, junctions, junctions_data
+from skipscope.charts.profiles import coincident, coincident_words, flow, flow_data, junctions, junctions_data
 from skipscope.charts.shattering import correlation, correlation_data
 from skipscope.charts.spectra import CURVES, spectrum, spectrum_data
 
@@ -19,6 +19,8 @@ __all__ = [
     "COLOURS",
     "CURVES",
     "SHAPES",
+    "coincident",
+    "coincident_words",
     "correlation",
     "correlation_data",
     "depth_ratio",

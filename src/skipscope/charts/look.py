@@ -18,6 +18,7 @@ from skipscope.designs import DESIGNS
 from skipscope.errors import InputError
 from skipscope.quantities import QUANTITIES
 from skipscope.readings import Readings
+from skipscope.spec import Spec
 from skipscope.words import number
 
 __all__ = [
@@ -104,15 +105,49 @@ def labels(readings: Readings) -> dict[str, str]:
     found = {
         rows[i]["cell"]: ", ".join([base[i], *(_factor(name, rows[i][name]) for name in differing)]) for i in order
     }
-    if len(set(found.values())) < len(found):  # alike in every factor: only their names are left
+    specs = {row["cell"]: row["spec"] for row in rows}
+    alike: dict[str, list[str]] = {}
+    for cell, label in found.items():
+        alike.setdefault(label, []).append(cell)
+    for label, cells in alike.items():
+        if len(cells) > 1:
+            found |= {cell: ", ".join([label, *more]) for cell, more in _fields_apart(cells, specs).items()}
+    if len(set(found.values())) < len(found):  # alike in every factor and field: only their names are left
         return {cell: cell for cell in found}
     return found
 
 
+def _fields_apart(cells: Sequence[str], specs: dict[str, str]) -> dict[str, list[str]]:
+    """For every cell those fields of its spec, with their values, in which the cells differ."""
+    if not all(specs[cell] for cell in cells):
+        return {cell: [] for cell in cells}
+    fields = {cell: _fields(Spec.from_json(specs[cell])) for cell in cells}
+    names = dict.fromkeys(name for each in fields.values() for name in each)
+    apart = [name for name in names if len({each.get(name) for each in fields.values()}) > 1]
+    # What stem and stages have in common is said once, of the stages.
+    apart = [name for name in apart if not (name.startswith("stem ") and name.removeprefix("stem ") in apart)]
+    return {cell: [f"{name} {fields[cell].get(name, 'none')}" for name in apart] for cell in cells}
+
+
+def _fields(spec: Spec) -> dict[str, object]:
+    """The fields of a spec by the names that `Spec.dense` has for them."""
+    found: dict[str, object] = {"init": spec.init, "bias": spec.bias, "dtype": spec.dtype}
+    for place, stage in enumerate(spec.stages, start=1):
+        of = f"stage {place} " if len(spec.stages) > 1 else ""
+        own: dict[str, object] = {
+            name: getattr(stage, name)
+            for name in ("norm", "order", "activation", "shortcut", "blocks", "layers", "width", "kind", "stride")
+        }
+        own |= {"shortcut gain": stage.gains.shortcut, "branch gain": stage.gains.branch}
+        found |= {of + name: value for name, value in own.items()}
+    found |= {"features": spec.stem.features, "outputs": spec.head.features, "output": spec.head.activation}
+    return found | {f"stem {name}": getattr(spec.stem, name) for name in ("norm", "activation", "width")}
+
+
 def _tells_apart(name: str, rows: Rows, base: Sequence[str]) -> bool:
     """Whether a factor differs between cells of one design."""
-    if name in ("cell", "spec", "study", "design"):
-        return False
+    if name in ("cell", "spec", "study", "design") or (name == "gain" and all(row["spec"] for row in rows)):
+        return False  # which of a junction's two gains it is, the spec says better
     values: dict[str, set[object]] = {}
     for row, key in zip(rows, base, strict=True):
         values.setdefault(key, set()).add(row[name])
@@ -191,7 +226,7 @@ def bands(base: alt.Chart, y: Shared) -> list[alt.Chart]:
 
 
 def law_lines(x: alt.X, y: Shared) -> list[alt.Chart]:
-    """The law's median, dashed, and its 5 and 95 % quantiles, finer."""
+    """The law's median, dashed, and its 5 and 95 % quantiles, dotted."""
 
     def line(name: str, width: float, dash: list[int]) -> alt.Chart:
         drawn = alt.Chart().mark_line(color=INK, strokeWidth=width, strokeDash=dash, clip=True)
@@ -201,11 +236,15 @@ def law_lines(x: alt.X, y: Shared) -> list[alt.Chart]:
     return [line("law_q05", 0.8, [2, 2]), line("law_q95", 0.8, [2, 2]), line("law_q50", 1.5, [6, 3])]
 
 
-def medians(base: alt.Chart, y: Shared, shape: alt.Shape, tooltip: list[alt.Tooltip]) -> list[alt.Chart]:
+def medians(
+    base: alt.Chart, y: Shared, shape: alt.Shape, tooltip: list[alt.Tooltip], dash: alt.StrokeDash | None = None
+) -> list[alt.Chart]:
     """The line of medians and its points; the point nearest to the pointer says what it is."""
     hover = alt.selection_point(name="hover", on="pointerover", clear="pointerout", nearest=True, empty=False)
     height = alt.Y("q50:Q", **y)
     line = base.mark_line(strokeWidth=1.8, clip=True).encode(y=height).add_params(zoom(["x", "y"]))
+    if dash is not None:
+        line = line.encode(strokeDash=dash)
     points = base.mark_point(filled=True, opacity=1, clip=True).encode(
         y=height, shape=shape, tooltip=tooltip, size=alt.when(hover).then(alt.value(90)).otherwise(alt.value(16))
     )

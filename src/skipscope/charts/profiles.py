@@ -34,7 +34,7 @@ from skipscope.readings import Readings
 from skipscope.summary import QUANTILES, Summary
 from skipscope.words import number
 
-__all__ = ["flow", "flow_data", "junctions", "junctions_data"]
+__all__ = ["coincident", "coincident_words", "flow", "flow_data", "junctions", "junctions_data"]
 
 _JUNCTION_QUANTITIES = {
     "branch_ratio": "norm of branch / norm of shortcut",
@@ -123,7 +123,7 @@ def flow(summary: Summary, quantity: str = "backward_gain", *, columns: int = 2)
         title=f"{capital(title_of(quantity))}, by depth",
         subtitle=[
             f"median over {seeds_in_words(table)} with bands 25 to 75 % and 5 to 95 %"
-            + ("; dashed: the law, its median and its 5 and 95 % quantiles" if _has_law(table) else "")
+            + ("; dashed: the law's median; dotted: its 5 and 95 % quantiles" if _has_law(table) else "")
         ],
         description=_profile_words(table, quantity),
     )
@@ -204,6 +204,8 @@ def junctions_data(summary: Summary) -> pl.DataFrame:
 def junctions(summary: Summary, *, columns: int = 2) -> alt.FacetChart:
     """What each block adds, and which way the gradient takes: medians over seeds with bands, block by block.
 
+    A network that lies on another one (see `coincident`) is dashed and has no bands, so that both are seen.
+
     Args:
         summary: what `summarise` returned.
         columns: panels in a row.
@@ -215,10 +217,14 @@ def junctions(summary: Summary, *, columns: int = 2) -> alt.FacetChart:
     require_int("columns", columns, least=1)
     y: Shared = {"title": None, "scale": alt.Scale(zero=False), "axis": alt.Axis(tickCount=5, labelFlush=True)}
     base = alt.Chart().encode(x=depth_axis(table["block"], "block", "block"), color=colour(table))
-    rows = as_rows(table.with_columns(as_text("median", pl.col("q50")), *as_ranges()))
+    line = pl.when(pl.col("label").is_in(coincident(table))).then(pl.lit("dashed")).otherwise(pl.lit("solid"))
+    rows = as_rows(table.with_columns(as_text("median", pl.col("q50")), *as_ranges(), line=line))
     hover = tooltip(label="network", site="site", panel="what", median="median", half="25 to 75 %", most="5 to 95 %")
+    # A field of its own: one that colour has too would share its legend, which says nothing of dashes.
+    dash = alt.StrokeDash("line:N", scale=alt.Scale(domain=list(_DASHES), range=list(_DASHES.values())), legend=None)
+    beneath = base.transform_filter("datum.line === 'solid'")
     return facet(
-        [*bands(base, y), *medians(base, y, shape(table), hover)],
+        [*bands(beneath, y), *medians(base, y, shape(table), hover, dash)],
         rows,
         in_order(table["panel"]),
         columns=columns,
@@ -226,6 +232,36 @@ def junctions(summary: Summary, *, columns: int = 2) -> alt.FacetChart:
         subtitle=[f"median over {seeds_in_words(table)} with bands 25 to 75 % and 5 to 95 %"],
         description=_junction_words(table),
         independent=True,
+    )
+
+
+_DASHES = {"solid": [1, 0], "dashed": [3, 6]}
+
+
+def coincident(table: pl.DataFrame) -> list[str]:
+    """The labels in a table of `junctions_data` whose first block is, draw by draw, that of a label before them.
+
+    Networks of one seed have the same normals from the input on, so a shallow one begins as a deep one does.
+    """
+    found: list[str] = []
+    seen: set[tuple[object, ...]] = set()
+    first = table.filter(pl.col("block") == pl.col("block").min(), pl.col("q05") < pl.col("q95"))
+    for (label,), part in first.group_by("label", maintain_order=True):
+        rows = set(part.select("quantity", "n", *QUANTILES).iter_rows())
+        if rows & seen:
+            found.append(str(label))
+        seen |= rows
+    return found
+
+
+def coincident_words(table: pl.DataFrame) -> str:
+    """How to read lines of `junctions` that lie on another; nothing where none does."""
+    over = coincident(table)
+    if not over:
+        return ""
+    return (
+        f" The dashed lines ({', '.join(over)}), without bands: networks whose first blocks are, draw by draw, those "
+        "of another network here, so that the lines coincide where nothing but these blocks counts."
     )
 
 

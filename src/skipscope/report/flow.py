@@ -7,16 +7,18 @@ import polars as pl
 from skipscope import charts
 from skipscope.charts import labels
 from skipscope.designs import DESIGNS
-from skipscope.diagnosis import FACTOR, Finding, diagnose
+from skipscope.diagnosis import FACTOR, SEEDS, Finding, diagnose
 from skipscope.readings import Readings
 from skipscope.report.page import Block, Claim, Claims, Facts, Figure, Findings, Holds, Prose, Section
 from skipscope.report.prose import (
     INITS,
     VERBS,
+    bands,
     capital,
     change,
     joined,
     junctions_table,
+    law_lines,
     laws,
     measured,
     method,
@@ -94,7 +96,6 @@ _WEIGHTS = (
     "Frobenius norm of the gradient by every weight matrix: the product of a backward and a forward norm, so a flat "
     "line does not mean that either is flat."
 )
-_BANDS = "Line: median; dark band: 25 to 75 % of draws; light band: 5 to 95 %."
 
 
 def _profile(summary: Summary, quantity: str, name: str, about: str) -> list[Block]:
@@ -102,11 +103,11 @@ def _profile(summary: Summary, quantity: str, name: str, about: str) -> list[Blo
     if quantity not in set(summary.table["quantity"]):
         return []
     table = charts.flow_data(summary, quantity)
-    dashed = table["law_q50"].null_count() < table.height
+    draws = int(str(table["n"].max()))
     figure = Figure(
         name=f"{capital(charts.title_of(quantity))}, by depth",
         chart=charts.flow(summary, quantity),
-        caption=f"{about} {_BANDS}{' Dashed: the law, its median and its 5 and 95 % quantiles.' if dashed else ''}",
+        caption=f"{about} {bands(draws)}{law_lines(table)}",
         table=profile_table(summary, quantity),
     )
     blocks: list[Block] = [Prose((_ends(table, backward=quantity == "backward_gain"),), name), figure]
@@ -121,10 +122,10 @@ def _ends(table: pl.DataFrame, *, backward: bool) -> str:
     for (panel,), part in table.group_by("panel", maintain_order=True):
         start, end = (part.row(i, named=True) for i in ((-1, 0) if backward else (0, -1)))
         label, _, layers = str(panel).rpartition(": ")
-        told.append(
-            f"from {number(start['q50'])} to {number(end['q50'])} in the {label} network ({layers}; nine draws in ten "
-            f"arrive between {number(end['q05'])} and {number(end['q95'])})"
-        )
+        spread = plural(end["n"], "draw")
+        if end["n"] >= SEEDS:  # of fewer, the quantiles are the extremes
+            spread = f"nine draws in ten end between {number(end['q05'])} and {number(end['q95'])}"
+        told.append(f"from {number(start['q50'])} to {number(end['q50'])} in the {label} network ({layers}; {spread})")
         places = f"From the {start['site']} to the {end['site']}"
     return f"{places}, the median goes {', '.join(told)}."
 
@@ -132,7 +133,8 @@ def _ends(table: pl.DataFrame, *, backward: bool) -> str:
 def _junctions(summary: Summary) -> list[Block]:
     if "branch_ratio" not in set(summary.table["quantity"]):
         return []
-    last = charts.junctions_data(summary).group_by("label", "quantity", maintain_order=True).last()
+    table = charts.junctions_data(summary)
+    last = table.group_by("label", "quantity", maintain_order=True).last()
     told = []
     for (label,), part in last.group_by("label", maintain_order=True):
         found = {row["quantity"]: number(row["q50"]) for row in part.iter_rows(named=True)}
@@ -141,14 +143,14 @@ def _junctions(summary: Summary) -> list[Block]:
             words.append(f"at a cosine of {found['branch_cosine']}")
         if "shortcut_share" in found:
             words.append(f"and {found['shortcut_share']} of the gradient comes through the shortcut")
-        told.append(f"in {label} {', '.join(words)}")
+        told.append(f"in the {label} network {', '.join(words)}")
     figure = Figure(
         name="Shortcut and branch, block by block",
         chart=charts.junctions(summary),
         caption=(
             "What the branch adds relative to the shortcut, the cosine between the two, and which share of the "
             "gradient by the block's input came either way: a share is a projection on the whole, and the two sum to "
-            f"one. {_BANDS}"
+            f"one. {bands(int(str(table['n'].max())))}{charts.coincident_words(table)}"
         ),
         table=junctions_table(summary),
     )
@@ -169,6 +171,9 @@ def _answer(findings: list[Finding], readings: Readings) -> str:
         if group:
             numbers = "; ".join(_numbers(finding, named[finding.cell]) for finding in group if change(finding))
             told.append(f"{verb} in {networks([named[f.cell] for f in group])}" + (f" ({numbers})" if numbers else ""))
+    judged = {finding.cell for finding in findings if finding.rule == rule}
+    if silent := [name for cell, name in named.items() if cell not in judged]:
+        told.append(f"cannot be judged in {networks(silent)}, of which these readings hold no growth over blocks")
     return f"Before any training, the {rule} {'; it '.join(told)}."
 
 
@@ -181,14 +186,16 @@ def _numbers(finding: Finding, name: str) -> str:
 
 
 def _claims(findings: list[Finding], readings: Readings) -> tuple[Claim, ...]:
-    """The popular story, against the verdicts on the gradient."""
+    """The popular story, against the verdicts on the gradient; it is about designs, so there must be one of each."""
+    if readings.cells["design"].drop_nulls().is_duplicated().any():
+        return ()
     designs = dict(zip(readings.cells["cell"], readings.cells["design"], strict=True))
     gradient = {designs[finding.cell]: finding for finding in findings if finding.rule == "gradient"}
     claims = []
     if "plain" in gradient:
         claims.append(_plain_claim(gradient["plain"]))
     if "residual" in gradient:
-        claims.append(_residual_claim(gradient["residual"]))
+        claims.append(_residual_claim(gradient["residual"], readings))
     if "residual" in gradient and "twin" in gradient:
         claims.append(_twin_claim(gradient["residual"], gradient["twin"]))
     if "residual" in gradient and "plain" in gradient:
@@ -201,18 +208,37 @@ def _plain_claim(finding: Finding) -> Claim:
         "vanishing": ("right", "It does"),
         "exploding": ("wrong", "It grows instead"),
         "dead": ("right", "It does, wholly"),
-        "healthy": ("wrong", "It keeps its size"),
-        "spread out": ("wrong", "What depth adds is spread: most draws shrink, some grow"),
+        "healthy": ("wrong", f"It stays within a factor of {FACTOR:g}"),
+        "spread out": ("wrong", f"What depth adds is spread{_spread_of(finding)}"),
         "cannot tell": ("unknown", "These draws do not decide it"),
     }
     holds, words = told[finding.verdict]
     return Claim("In a deep plain network the gradient vanishes.", holds, f"{words}: {measured(finding)}.")
 
 
-def _residual_claim(finding: Finding) -> Claim:
+def _spread_of(finding: Finding) -> str:
+    """Which way draws go that differ by much."""
+    found = change(finding)
+    if not found:
+        return ""
+    typical = "shrinks" if found["median"] < 1 else "grows"
+    if found["q05"] < 1 < found["q95"]:
+        return f" (the median draw {typical}, and some {'grow' if typical == 'shrinks' else 'shrink'})"
+    return f" (nearly every draw {typical}, by very different factors)"
+
+
+def _kept(finding: Finding, readings: Readings) -> bool:
+    """Whether the shortcuts of a network hand on what they get: gain 1, and nothing after the addition."""
+    text = readings.cells.filter(pl.col("cell") == finding.cell)["spec"][0]
+    blocks = Spec.from_json(text).body if text else ()
+    return bool(blocks) and all(block.shortcut_gain == 1.0 and block.activation == "linear" for block in blocks)
+
+
+def _residual_claim(finding: Finding, readings: Readings) -> Claim:
+    why = ", since an identity keeps a gradient from vanishing but not from growing" if _kept(finding, readings) else ""
     told: dict[str, tuple[Holds, str]] = {
         "vanishing": ("wrong", "It vanishes all the same"),
-        "exploding": ("wrong", "It explodes, since an identity keeps a gradient from vanishing but not from growing"),
+        "exploding": ("wrong", f"It explodes{why}"),
         "dead": ("wrong", "Nothing arrives"),
         "healthy": ("right", f"They do, within a factor of {FACTOR:g}"),
         "spread out": ("wrong", "It differs from draw to draw"),

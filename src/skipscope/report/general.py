@@ -11,9 +11,11 @@ from skipscope.readings import Readings
 from skipscope.report.page import Block, Figure, Findings, Prose, Section, Table
 from skipscope.report.prose import (
     QUANTILE_NAMES,
+    bands,
     capital,
     joined,
     junctions_table,
+    law_lines,
     laws,
     method,
     plural,
@@ -23,12 +25,10 @@ from skipscope.report.prose import (
 )
 from skipscope.summary import Summary, summarise
 
-__all__ = ["readings_section"]
+__all__ = ["MOST_PANELS", "PROFILES", "readings_section"]
 
 PROFILES = ("backward_gain", "forward_gain", "activation_rms", "activation_grad_norm", "weight_grad_norm", "dead")
 """What is drawn by depth, of what there is."""
-
-_BANDS = "Line: median over seeds; dark band: 25 to 75 %; light band: 5 to 95 %."
 
 MOST_PANELS = 12
 """More networks than that are not drawn, but are in the tables."""
@@ -105,10 +105,11 @@ def _answer(findings: list[Finding], readings: Readings) -> str:
 
 
 def _profile(summary: Summary, quantity: str) -> list[Block]:
+    table = charts.flow_data(summary, quantity)
     figure = Figure(
         name=f"{capital(charts.title_of(quantity))}, by depth",
         chart=charts.flow(summary, quantity),
-        caption=f"{_BANDS} Dashed: the law, where one holds.",
+        caption=bands(int(str(table["n"].max()))) + law_lines(table),
         table=profile_table(summary, quantity),
     )
     told = laws(summary, quantity)
@@ -116,10 +117,11 @@ def _profile(summary: Summary, quantity: str) -> list[Block]:
 
 
 def _junctions(summary: Summary) -> Figure:
+    table = charts.junctions_data(summary)
     return Figure(
         name="Shortcut and branch, block by block",
         chart=charts.junctions(summary),
-        caption=_BANDS,
+        caption=f"{bands(int(str(table['n'].max())))}{charts.coincident_words(table)}",
         table=junctions_table(summary),
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from skipscope import charts
-from skipscope.diagnosis import Finding, diagnose
+from skipscope.diagnosis import FACTOR, SEEDS, Finding, diagnose
 from skipscope.errors import InputError
 from skipscope.readings import Readings
 from skipscope.report.page import Block, Claim, Claims, Figure, Findings, Holds, Prose, Section, Table
@@ -30,7 +30,7 @@ from skipscope.report.prose import (
 from skipscope.summary import Summary, summarise
 from skipscope.words import number, percent
 
-__all__ = ["notebook_section"]
+__all__ = ["AGREED", "APART", "Draw", "Verdicts", "notebook_section"]
 
 # -------------------------------------------------------------------------------------------------------- the section
 
@@ -81,16 +81,24 @@ def _asked(settings: Sequence[Pair], readings: Readings, seed: int) -> tuple[str
         "N, the plain network's ratio over the residual one's, is its conclusion: "
         '"ResNet maintains gradient flow N× better".',
         f"Here the same is done in its settings ({joined(pair.name for pair in settings)}) with {seeds_of(readings)}. "
-        f"Seed {seed} plays the notebook's one draw; the others are what it might as well have drawn. As in the "
-        "notebook, the two networks of a pair share no weight: the plain one of a seed is set against the residual "
-        "one of the next.",
+        f"The first pair ({settings[0].seeds(seed)}) plays the notebook's one draw; the others are what it might as "
+        f"well have drawn. {_sharing(settings[0], seed)}",
+    )
+
+
+def _sharing(pair: Pair, seed: int) -> str:
+    if pair.partner[seed] == seed:
+        return "With one seed the two networks share their normals, which those of the notebook do not."
+    return (
+        "As in the notebook, the two networks of a pair share no weight: the plain one of a seed is set against the "
+        "residual one of the next."
     )
 
 
 def _answer(pairs: Sequence[Pair], settings: Sequence[Pair], seed: int) -> str:
     pair = settings[0]
     draw = _draw(pair, seed)
-    said = f"The notebook's one draw ({pair.name}, seed {seed}) says {_better(draw.paired)}. " if draw else ""
+    said = f"The notebook's one draw ({pair.name}; {draw.seeds}) says {_better(draw.paired)}. " if draw else ""
     return f"{said}{_spread(pair)}. {_disagreement([_dissent(each) for each in _alike(pairs, pair)])}"
 
 
@@ -121,12 +129,13 @@ def _disagreement(shares: Sequence[float]) -> str:
 
 @dataclass(frozen=True)
 class Draw:
-    """The one draw in its distribution: the three ratios, and the share of draws whose N is smaller."""
+    """The one draw in its distribution: three ratios, the share of draws whose N is smaller, and the two seeds."""
 
     plain: float
     residual: float
     paired: float
     rank: float
+    seeds: str
 
 
 def _draw(pair: Pair, seed: int) -> Draw | None:
@@ -135,7 +144,7 @@ def _draw(pair: Pair, seed: int) -> Draw | None:
     if not all(map(len, found)):
         return None
     rank = float(str((pair.values(PAIRED)["value"] < found[2][0]).mean()))
-    return Draw(found[0][0], found[1][0], found[2][0], rank)
+    return Draw(found[0][0], found[1][0], found[2][0], rank, pair.seeds(seed))
 
 
 def _median(pair: Pair, design: str) -> float:
@@ -152,22 +161,36 @@ def _spread(pair: Pair) -> str:
     found = quantiles(pair, PAIRED)
     return (
         f"Over {plural(pair.drawn, 'draw')} N has the median {number(found['q50'])} and lies between "
-        f"{number(found['q05'])} and {number(found['q95'])} in nine draws of ten"
+        f"{_between(pair, ' and ')}"
     )
+
+
+def _between(pair: Pair, to: str = " to ") -> str:
+    """Where N is in nine draws of ten; where it is in all, if they are so few that a quantile is an extreme."""
+    values, found = pair.values(PAIRED)["value"], quantiles(pair, PAIRED)
+    if len(values) >= SEEDS:
+        return f"{number(found['q05'])}{to}{number(found['q95'])} in nine draws of ten"
+    low, high = (number(float(str(end))) for end in (values.min(), values.max()))
+    return f"{low}{to}{high} in all of {plural(len(values), 'draw')}"
 
 
 def _drawn_once(pair: Pair, seed: int) -> list[Block]:
     """One setting: what one draw says, and the distribution that it is from."""
     chart = charts.distribution(
-        pair.readings, RATIO, seed=seed, called="one draw", title="ratio, on a log axis", reference=1.0
+        pair.readings,
+        RATIO,
+        seed=seed if _draw(pair, seed) else None,
+        called="one draw",
+        title="ratio, on a log axis",
+        reference=1.0,
     )
     figure = Figure(
         name=f"Ratio of first to last weight gradient: {pair.name}, {plural(pair.drawn, 'draw')}",
         chart=chart,
         caption=(
-            "How often each ratio |dW_first|/|dW_last| occurs in the plain and in the residual network, and N, the one "
-            f"over the other. Solid line: the one draw (seed {seed}). Dashed line: 1, where both ends, or both "
-            "networks, are alike."
+            "How often each ratio ‖dW_{first}‖/‖dW_{last}‖ occurs in the plain and in the residual network, and N, the "
+            f"one over the other. Solid line: the one draw ({pair.seeds(seed)}). Dashed line: 1, where both ends, or "
+            "both networks, are alike."
         ),
         table=_distribution_table(pair),
     )
@@ -177,10 +200,12 @@ def _drawn_once(pair: Pair, seed: int) -> list[Block]:
 def _one_draw(pair: Pair, seed: int) -> str:
     draw = _draw(pair, seed)
     if draw is None:
-        return f"The one draw, seed {seed}, is dead: no gradient arrives, and there is no ratio. {_spread(pair)}."
+        return (
+            f"The one draw ({pair.seeds(seed)}) is dead: no gradient arrives, and there is no ratio. {_spread(pair)}."
+        )
     opposite = 1 - pair.above if draw.paired > 1 else pair.above
     return (
-        f"In the one draw, seed {seed}, the ratio is {number(draw.plain)} in the plain network and "
+        f"In the one draw ({draw.seeds}) the ratio is {number(draw.plain)} in the plain network and "
         f"{number(draw.residual)} in the residual one, so N is {number(draw.paired)}: {_better(draw.paired)}. "
         f"{_spread(pair)}; {percent(draw.rank)} of draws have a smaller N than this one, and {percent(opposite)} say "
         "the opposite of what it says."
@@ -223,7 +248,7 @@ def _sweep(pairs: Sequence[Pair], summary: Summary) -> list[Block]:
     )
     table = Table(
         depth_table(swept),
-        "Quantiles over draws of |dW_first|/|dW_last|, and of N, the plain network's over that of an independent "
+        "Quantiles over draws of ‖dW_{first}‖/‖dW_{last}‖, and of N, the plain network's over that of an independent "
         "residual one, or of the one with the same seed, whose normals it shares. Dead: pairs in which no gradient "
         "arrives in one of the two; they are counted and left out.",
         main=("plain|median", "residual|median", "N|median"),
@@ -265,14 +290,24 @@ def _span(values: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def _where(pairs: Sequence[Pair]) -> str:
+    """The sizes of the networks, and their depths."""
+    low, high = min(pair.depth for pair in pairs), max(pair.depth for pair in pairs)
+    return f"{pairs[0].sizes}, depth {low if low == high else f'{low} to {high}'}"
+
+
 def _against_depth(pairs: Sequence[Pair]) -> str:
     """The medians against depth, and how the spread grows."""
+    groups: dict[tuple[str, str], list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault((pair.cotangent, pair.sizes), []).append(pair)
     told = [
-        f"With {sent(cotangent)} sent back the median ratio is {_span(_medians(pairs, 'plain', cotangent))} in the "
-        f"plain networks and {_span(_medians(pairs, 'residual', cotangent))} in the residual ones."
-        for cotangent in dict.fromkeys(pair.cotangent for pair in pairs)
+        f"With {sent(cotangent)} sent back the median ratio is {_span(_medians(group, 'plain', cotangent))} in the "
+        f"plain networks of {_where(group)} and {_span(_medians(group, 'residual', cotangent))} in the residual ones."
+        for (cotangent, _), group in groups.items()
     ]
     first = pairs[0]
+    pairs = [pair for pair in pairs if pair.sizes == first.sizes]
     last = max(_alike(pairs, first), key=lambda pair: pair.depth)
     spread = [found["q95"] / found["q05"] for found in (quantiles(pair, "plain") for pair in (first, last))]
     grows = "grows" if spread[1] > spread[0] else "does not grow"
@@ -292,11 +327,14 @@ Verdicts = dict[tuple[str, str], Finding]  # by cell and rule
 def _claims(
     pairs: Sequence[Pair], settings: Sequence[Pair], seed: int, summary: Summary, findings: Sequence[Finding]
 ) -> Iterator[Claim]:
-    deepest = max(_alike(pairs, settings[0]), key=lambda pair: pair.depth)
+    # One setting, that with the most depths, so that no two claims speak of different networks.
+    sizes = [pair.sizes for pair in _alike(pairs, settings[0])]
+    main = [pair for pair in pairs if pair.sizes == max(sizes, key=sizes.count)]
+    deepest = max(_alike(main, settings[0]), key=lambda pair: pair.depth)
     verdicts = {(finding.cell, finding.rule): finding for finding in findings}
     yield _better_claim(pairs, settings, seed)
-    yield from _vanishing_claim(pairs, deepest, verdicts)
-    yield from _ratio_claim(pairs, deepest, verdicts, summary)
+    yield from _vanishing_claim(main, deepest, verdicts)
+    yield from _ratio_claim(main, deepest, verdicts, summary)
     yield _fair_claim(settings[0])
     yield _degradation_claim(deepest, verdicts)
     yield from _identity_claim(deepest, verdicts)
@@ -304,11 +342,10 @@ def _claims(
 
 def _better_claim(pairs: Sequence[Pair], settings: Sequence[Pair], seed: int) -> Claim:
     shares = [_dissent(pair) for pair in _alike(pairs, settings[0])]
-    found = [(pair, _draw(pair, seed), quantiles(pair, PAIRED)) for pair in settings]
+    found = [(pair, _draw(pair, seed)) for pair in settings]
     draws = joined(
-        f"{number(draw.paired) if draw else 'dead'} in the one draw and {number(many['q05'])} to {number(many['q95'])} "
-        f"in nine draws of ten at {pair.name}"
-        for pair, draw, many in found
+        f"{number(draw.paired) if draw else 'dead'} in the one draw and {_between(pair)} at {pair.name}"
+        for pair, draw in found
     )
     said = (
         f"{_disagreement(shares)} N is {draws}. Nor is a larger ratio a worse flow: by this measure a first gradient "
@@ -325,17 +362,17 @@ def _vanishing_claim(pairs: Sequence[Pair], deepest: Pair, verdicts: Verdicts) -
         "vanishing": ("right", "It does"),
         "exploding": ("wrong", "It explodes"),
         "dead": ("right", "It does, wholly"),
-        "healthy": ("wrong", "It keeps its size"),
+        "healthy": ("wrong", f"It stays within a factor of {FACTOR:g}"),
         "spread out": ("wrong", "It does not: what depth adds is spread between draws"),
         "cannot tell": ("unknown", "These draws do not decide it"),
     }
     holds, words = told[finding.verdict]
-    said = f"{words}. At depth {deepest.depth}, with {sent(deepest.cotangent)} sent back, {measured(finding)}."
+    said = f"{words}. At {deepest.name}, with {sent(deepest.cotangent)} sent back, {measured(finding)}."
     ones, gaussian = (_medians(pairs, "plain", cotangent) for cotangent in ("ones", "gaussian"))
     if ones:
-        said += f" {_first_is(ones, 'ones')}"
+        said += f" {_first_is(ones, 'ones', _where(pairs))}"
     if ones and gaussian:
-        said += f" {_first_is(gaussian, 'gaussian')} {_artefact(ones, gaussian)}"
+        said += f" {_first_is(gaussian, 'gaussian', _where(pairs))} {_artefact(ones, gaussian)}"
     yield Claim("In the plain network the gradient vanishes on its way to the first layer.", holds, said)
 
 
@@ -343,7 +380,7 @@ APART = 1.1
 """By which factor medians must differ to be called different; the error of a median over 2000 draws is 2 to 4 %."""
 
 
-def _first_is(medians: Sequence[float], cotangent: str) -> str:
+def _first_is(medians: Sequence[float], cotangent: str, where: str) -> str:
     """Whether the first weight gradient is larger or smaller than the last."""
     if min(medians) > APART:
         words = "the first weight gradient is larger than the last"
@@ -353,7 +390,7 @@ def _first_is(medians: Sequence[float], cotangent: str) -> str:
         words = "first and last weight gradient are alike"
     else:
         words = "which of first and last weight gradient is larger depends on the depth"
-    return f"With {sent(cotangent)} sent back {words} (median ratio {_span(medians)})."
+    return f"With {sent(cotangent)} sent back {words} (median ratio {_span(medians)} at {where})."
 
 
 def _artefact(ones: Sequence[float], gaussian: Sequence[float]) -> str:
@@ -376,11 +413,10 @@ def _ratio_claim(pairs: Sequence[Pair], deepest: Pair, verdicts: Verdicts, summa
         f"{number(growth[f'residual: {what}|whole body'])} over all blocks (norm)"
         for what in ("signal", "gradient")
     )
-    same = [pair for pair in pairs if pair.width == deepest.width]
-    said = (
-        f"The residual network's median ratio is {_span(_medians(same, 'residual', deepest.cotangent))} at all depths."
-    )
-    grown = f"At depth {deepest.depth} its blocks change {numbers}, as medians over draws."
+    same = _alike(pairs, deepest)
+    ratios = _span(_medians(same, "residual", deepest.cotangent))
+    said = f"The residual network's median ratio is {ratios} at {_where(same)}, {sent(deepest.cotangent)} sent back."
+    grown = f"At {deepest.name} its blocks change {numbers}, as medians over draws."
     exploding = joined(finding.rule for finding in told if finding.verdict == "exploding")
     claim = "The ratio of first to last gradient shows how well the gradient flows."
     if exploding:
@@ -433,12 +469,12 @@ def _identity_claim(deepest: Pair, verdicts: Verdicts) -> Iterator[Claim]:
         "vanishing": ("wrong", "It vanishes in spite of the identity"),
         "exploding": ("wrong", "The identity says nothing about explosion, and the gradient explodes"),
         "dead": ("wrong", "Nothing arrives"),
-        "healthy": ("right", "It keeps its size"),
+        "healthy": ("right", f"It stays within a factor of {FACTOR:g}"),
         "spread out": ("wrong", "It differs too much from draw to draw for that"),
         "cannot tell": ("unknown", "These draws do not decide it"),
     }
     holds, words = told[finding.verdict]
-    said = f"{words}. At depth {deepest.depth}, {measured(finding)}."
+    said = f"{words}. At {deepest.name}, {measured(finding)}."
     yield Claim("dL/dx = dL/dy (dF/dx + I): the + I ensures that gradients always flow.", holds, said)
 
 

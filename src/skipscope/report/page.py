@@ -1,7 +1,8 @@
 """A report as a page: what a section is made of, and how that becomes one HTML file that asks nobody for anything.
 
 A section is a small value, a tuple of blocks; a study makes one, and this module alone knows HTML. All text is escaped
-here, once: a block holds plain text, in which `backticks` mark code and numbers like 2.5e+06 are set as 2.5 × 10⁶.
+here, once: a block holds plain text, in which `backticks` mark code, x_{1} has an index, and numbers like 2.5e+06 are
+set as 2.5 × 10⁶.
 The template, its style and its script are files beside this one.
 """
 
@@ -26,7 +27,20 @@ from skipscope.words import number
 if TYPE_CHECKING:
     import altair as alt
 
-__all__ = ["Block", "Claim", "Claims", "Facts", "Figure", "Findings", "Method", "Prose", "Section", "Table", "render"]
+__all__ = [
+    "Block",
+    "Claim",
+    "Claims",
+    "Facts",
+    "Figure",
+    "Findings",
+    "Holds",
+    "Method",
+    "Prose",
+    "Section",
+    "Table",
+    "render",
+]
 
 Holds = Literal["right", "wrong", "unknown"]
 
@@ -232,6 +246,9 @@ _VERDICTS = {  # class and sign: colour is never all there is
     "healthy": ("healthy", "✓"),
     "law holds": ("healthy", "✓"),
     "law does not hold": ("spread", "≠"),
+    "draws agree": ("healthy", "✓"),
+    "draws disagree": ("spread", "≠"),
+    "contradicted": ("dead", "✕"),
     "cannot tell": ("unknown", "?"),
 }
 
@@ -245,9 +262,18 @@ def _findings(block: Findings) -> str:
     return f"<details><summary>{_text(block.folded)}</summary>{listed}</details>" if block.folded else listed
 
 
+_SHOWN = 20  # rows of evidence; a page is no place for more
+
+
+def _rows_of(finding: Finding) -> str:
+    rows = finding.evidence.height
+    counted = f"{rows:,} {'row' if rows == 1 else 'rows'} of evidence"
+    return counted if rows <= _SHOWN else f"The first {_SHOWN} of {counted}"
+
+
 def _finding(finding: Finding) -> str:
     kind, sign = _VERDICTS[finding.verdict]
-    evidence = _table(Table(finding.evidence.head(20), f"{finding.evidence.height} rows of evidence"))
+    evidence = _table(Table(finding.evidence.head(_SHOWN), _rows_of(finding)))
     return f"""<li class="finding {kind}">
 <p class="about">{_badge(sign, finding.verdict)} {_text(f"{finding.rule}: {finding.subject}")}</p>
 <p>{_text(finding.statement)}</p>
@@ -323,21 +349,24 @@ def _class(numeric: bool) -> str:
 
 _QUOTED = re.compile(r'(?<!\w)"([^"]*)"')
 _TOGETHER = re.compile(r"(?<=\d) (?=%|× 10)|(?<=\d\s×) (?=10)")  # no line is broken inside a number
+_INDEX = re.compile(r"_\{(\w+)\}")
 _EXPONENT = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?e[+-]?\d+(?!\w)")
 
 
 def _text(text: str) -> str:
-    """Plain text as HTML; the only markup is `code`."""
+    """Plain text as HTML; the only markup is `code` and the index in x_{1}."""
     parts = text.split("`")
     if len(parts) % 2 == 0:  # a backtick without its partner is no markup
-        return html.escape(_typeset(text))
-    return "".join(
-        f"<code>{html.escape(part)}</code>" if i % 2 else html.escape(_typeset(part)) for i, part in enumerate(parts)
-    )
+        return _set(text)
+    return "".join(f"<code>{html.escape(part)}</code>" if i % 2 else _set(part) for i, part in enumerate(parts))
+
+
+def _set(text: str) -> str:
+    return _INDEX.sub(r"<sub>\1</sub>", html.escape(_typeset(text)))
 
 
 def _attribute(text: str) -> str:
-    return html.escape(_typeset(text), quote=True)
+    return html.escape(_INDEX.sub(r" \1", _typeset(text)), quote=True)
 
 
 def _typeset(text: str) -> str:

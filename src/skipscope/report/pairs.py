@@ -46,6 +46,7 @@ class Pair:
         same_seed: the one over the other where both have the same seed.
         cells: the names of the first two cells.
         drawn: pairs, those with a dead network included.
+        partner: the residual network's seed, by the plain one's.
     """
 
     plain: Spec
@@ -57,6 +58,7 @@ class Pair:
     same_seed: pl.Series
     cells: tuple[str, str]
     drawn: int
+    partner: dict[int, int]
 
     @property
     def features(self) -> int:
@@ -66,8 +68,17 @@ class Pair:
     @property
     def name(self) -> str:
         """The setting, as the notebook would put it."""
+        return f"{self.sizes}, depth {self.depth}"
+
+    @property
+    def sizes(self) -> str:
+        """Numbers in, units of a hidden layer if they are not as many, numbers out."""
         hidden = "" if self.width == self.features else f" → {self.width}"
-        return f"{self.features}{hidden} → {self.plain.head.features}, depth {self.depth}"
+        return f"{self.features}{hidden} → {self.plain.head.features}"
+
+    def seeds(self, seed: int) -> str:
+        """The seeds of the pair whose plain network has `seed`, in words."""
+        return f"plain: seed {seed}, residual: seed {self.partner[seed]}"
 
     def values(self, design: str) -> pl.DataFrame:
         """Columns seed and value of a design's ratio."""
@@ -96,11 +107,11 @@ def pairs_of(readings: Readings) -> list[Pair]:
 def _pair(readings: Readings, plain: dict[str, object], residual: dict[str, object]) -> Pair | None:
     names = (str(plain["cell"]), str(residual["cell"]))
     seeds = readings.rows.filter(pl.col("cell").is_in(names))["seed"].unique().sort().to_list()
-    partner = dict(zip(seeds[1:] + seeds[:1], seeds, strict=True))
+    partner = dict(zip(seeds, seeds[1:] + seeds[:1], strict=True))
     rows = readings.rows.filter(pl.col("quantity") == RATIO, pl.col("step") == pl.col("step").min())
     rows = rows.filter(pl.col("value").is_finite(), pl.col("value") > 0)  # a dead network has no ratio
     first, other = (rows.filter(pl.col("cell") == name) for name in names)
-    second = other.with_columns(pl.col("seed").replace_strict(partner))
+    second = other.with_columns(pl.col("seed").replace_strict({other: seed for seed, other in partner.items()}))
     both = first.join(second, on="seed", suffix="_residual")
     same = first.join(other, on="seed", suffix="_residual")
     if both.is_empty() or same.is_empty():
@@ -124,6 +135,7 @@ def _pair(readings: Readings, plain: dict[str, object], residual: dict[str, obje
         same_seed=same["value"] / same["value_residual"],
         cells=names,
         drawn=len(seeds),
+        partner=partner,
     )
 
 

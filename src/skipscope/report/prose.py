@@ -5,6 +5,7 @@ Every sentence is a function of readings, summaries and findings: where they say
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import polars as pl
 
 from skipscope.charts import flow_data, junctions_data, labels
 from skipscope.designs import DESIGNS
-from skipscope.diagnosis import Finding
+from skipscope.diagnosis import FACTOR, SEEDS, Finding
 from skipscope.readings import Readings
 from skipscope.report.page import Facts, Method, Table
 from skipscope.spec import Spec
@@ -24,10 +25,12 @@ __all__ = [
     "INITS",
     "QUANTILE_NAMES",
     "VERBS",
+    "bands",
     "capital",
     "change",
     "joined",
     "junctions_table",
+    "law_lines",
     "laws",
     "listed",
     "measured",
@@ -48,7 +51,7 @@ VERBS = {
     "vanishing": "vanishes",
     "spread out": "neither explodes nor vanishes, but spreads out between draws",
     "dead": "does not arrive at all",
-    "healthy": "keeps its size",
+    "healthy": f"changes by less than a factor of {FACTOR:g}",
     "cannot tell": "cannot be judged from these draws",
 }
 """What a signal or a gradient does, by verdict."""
@@ -56,7 +59,7 @@ VERBS = {
 INITS = {"he": "He", "xavier": "Xavier", "lecun": "LeCun", "torch": "PyTorch's default"}
 """The names of the initialisations."""
 
-AGREES = 3.0
+AGREES = 4.0
 """How many standard errors the mean logarithm may be off the law's before the two are said to differ."""
 
 # --------------------------------------------------------------------------------------------------- small words
@@ -122,10 +125,16 @@ def measured(finding: Finding) -> str:
         return finding.statement.rstrip(".")
     return (
         f"over {plural(found['blocks'], 'block')} its norm changes by a factor of {number(found['median'])} in the "
-        f"median draw, of {number(found['q05'])} to {number(found['q95'])} in nine draws of ten, and of "
-        f"{number(found['mean'])} in root mean square if draws are log-normal (95 % interval "
-        f"{number(found['mean_low'])} to {number(found['mean_high'])})"
+        f"median draw (95 % interval {number(found['median_low'])} to {number(found['median_high'])}) and of "
+        f"{number(found['q05'])} to {number(found['q95'])} in nine draws of ten"
     )
+
+
+def bands(draws: int) -> str:
+    """How to read the bands of a chart of so many draws."""
+    said = "Line: median; dark band: 25 to 75 % of draws; light band: 5 to 95 %"
+    few = f", which of {plural(draws, 'draw')} are nearly all" if 1 < draws < SEEDS else ""
+    return f"{said}{few}." if draws > 1 else "Line: the one draw."
 
 
 # ------------------------------------------------------------------------------------------------------------ laws
@@ -136,7 +145,10 @@ def laws(summary: Summary, quantity: str) -> tuple[str, ...]:
     named = labels(summary.readings)
     told = {row["cell"]: row for row in summary.laws.filter(pl.col("quantity") == quantity).iter_rows(named=True)}
     order = [cell for cell in named if cell in told]
-    drawn = flow_data(summary, quantity).select("cell", "site", "z").filter(pl.col("z").is_not_null())
+    drawn = flow_data(summary, quantity)
+    of_logarithms = set(
+        summary.table.filter(pl.col("law_log_sd").is_not_null(), pl.col("quantity") == quantity)["cell"]
+    )
     held = [cell for cell in order if not told[cell]["refusal"]]
     refused: dict[str, list[str]] = {}
     for cell in order:
@@ -144,27 +156,69 @@ def laws(summary: Summary, quantity: str) -> tuple[str, ...]:
             refused.setdefault(told[cell]["refusal"], []).append(named[cell])
     sources = {f"The law: {_formula(told[cell]['statement'])} Source: {told[cell]['source']}." for cell in held}
     return (
-        *(_agreement(named[cell], drawn.filter(pl.col("cell") == cell)) for cell in held),
+        *(
+            _agreement(
+                named[cell],
+                drawn.filter(pl.col("cell") == cell),
+                "logarithm" if cell in of_logarithms else "square",
+                told[cell]["bias"],
+            )
+            for cell in held
+        ),
         *sorted(sources),
         *(f"No law is drawn for {networks(cells)}. {refusal}" for refusal, cells in refused.items()),
     )
 
 
-def _agreement(name: str, sites: pl.DataFrame) -> str:
-    if sites.is_empty():
-        return f"Of the {name} network there are too few draws to compare with the law."
-    worst = sites.sort(pl.col("z").abs(), descending=True).row(0, named=True)
-    words = "agrees with the law" if abs(worst["z"]) <= AGREES else "differs from the law"
+def _agreement(name: str, sites: pl.DataFrame, what: str, bias: str) -> str:
+    """Whether a network agrees with the law of its mean logarithm, or mean square, at every site; if not, where not."""
+    held = sites.filter(pl.col("z").is_not_null())
+    draws = int(str(sites["n"].max() or 0))
+    if draws < SEEDS:
+        return (
+            f"Of the {name} network there are too few draws to hold against the law: {draws}, where {SEEDS} would do."
+        )
+    if held.is_empty():
+        return f"The {name} network is not held against the law: too few of its {draws:,} draws carry its mean {what}."
+    worst = held.sort(pl.col("z").abs(), descending=True).row(0, named=True)
+    most = f"{number(abs(worst['z']), 2)}"
+    among = f"of {plural(held.height, 'site')}"
+    if abs(worst["z"]) <= AGREES:
+        return (
+            f"The {name} network agrees with the law: {among} none has a mean {what} further off than {most} standard "
+            f"errors ({worst['site']})."
+        )
+    off = held.filter(pl.col("z").abs() > AGREES).height
     return (
-        f"The {name} network {words}: of {plural(sites.height, 'site')} none has a mean logarithm further off than "
-        f"{number(abs(worst['z']), 2)} standard errors ({worst['site']})."
+        f"The {name} network differs from the law: {among}, {off} {'has' if off == 1 else 'have'} a mean {what} more "
+        f"than {AGREES:g} standard errors off, the most {most} ({worst['site']}).{f' {bias}' if bias else ''}"
     )
 
 
+def law_lines(table: pl.DataFrame) -> str:
+    """How to read the lines of the law in a chart of `flow_data`; nothing where none is drawn."""
+    if table["law_q50"].null_count() == table.height:
+        return ""
+    return " Dashed: the law's median; dotted: its 5 and 95 % quantiles."
+
+
+_SIGNS = (
+    (r"\|\|", "‖"),
+    (r"\^2", "²"),
+    (r"(?<!\w)chi2", "χ²"),
+    (r"(?<!\w)chi(?=_)", "χ"),
+    (r"(?<!\w)phi", "φ"),
+    (r"(?<!\w)pi(?!\w)", "π"),
+    (r"sqrt(?=\()", "√"),
+    (r"(?<!\w)([a-zφ])'(?!\w)", r"\1′"),  # noqa: RUF001 # a prime, as in print
+    (r"(?<!\w)(χ²|[a-zχ])_(\w+)", r"\1_{\2}"),
+)
+
+
 def _formula(statement: str) -> str:
-    """A law's one line with the signs that mathematics has for them."""
-    for plain, sign in (("||", "‖"), ("^2", "²"), ("chi2", "χ²")):
-        statement = statement.replace(plain, sign)
+    """A law's one line with the signs that mathematics has for them, and its indices as a page sets them."""
+    for plain, sign in _SIGNS:
+        statement = re.sub(plain, sign, statement)
     return statement
 
 

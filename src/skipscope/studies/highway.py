@@ -47,7 +47,7 @@ def highway(
     orders: Iterable[Order] = ("before-add", "after-add", "pre-activation"),
     gains: Iterable[float | GainRule] = (1.0, "1/sqrt(L)"),
     norms: Iterable[Norm] = ("none",),
-    seeds: int | Iterable[int] = range(200),
+    seeds: Iterable[int] = range(200),
     batch: int = 1,
     cotangent: CotangentKind = "gaussian",
     chunk: int | None = None,
