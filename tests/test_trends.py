@@ -24,7 +24,7 @@ def made(values: dict[tuple[str, int, str], Any], **fields: Any) -> Readings:
     for name, depth in dict.fromkeys((name, depth) for name, depth, _ in values):
         spec = design(name, depth=depth, width=WIDTH, features=FEATURES, output="relu", **fields)
         cell = f"{name}-{depth}-{spec.init}"
-        told = {"study": "sweep", "design": name, "depth": depth, "width": WIDTH, "batch": 1, "cotangent": "gaussian"}
+        told: dict[str, Any] = {"study": "sweep", "design": name, "depth": depth, "width": WIDTH, "batch": 1, "cotangent": "gaussian"}
         rest = {"gain": "", "norm": "none", "data": "gaussian", "edit": "", "dtype": "float64"}
         cells.append({"cell": cell, "spec": spec.to_json(), **told, **rest})
     for (name, depth, quantity), given in values.items():
@@ -273,7 +273,8 @@ def test_every_design_without_shortcuts_meets_every_one_with():
 def test_networks_that_were_probed_otherwise_make_no_pair():
     ones = studies.sweep(depths=[4], designs=["plain"], width=6, seeds=range(3), cotangent="ones")
 
-    assert trends.contradictions(ones + studies.sweep(depths=[4], designs=["residual"], width=6, seeds=range(3))).is_empty()
+    gaussian = studies.sweep(depths=[4], designs=["residual"], width=6, seeds=range(3))
+    assert trends.contradictions(ones + gaussian).is_empty()
 
 
 def test_the_share_of_the_notebooks_setting():

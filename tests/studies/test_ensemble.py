@@ -29,7 +29,8 @@ def test_a_cell_is_a_probe():
     (measured,) = measure(CELLS[1:], (2, 7))
     network = build(RESIDUAL, seed=[2, 7])
 
-    assert measured.readings().equals(probe(network, 3, cotangent="ones", factors={"study": "test", "design": "residual"}))
+    probed = probe(network, 3, cotangent="ones", factors={"study": "test", "design": "residual"})
+    assert measured.readings().equals(probed)
 
 
 def test_a_cell_says_what_to_measure_and_where():

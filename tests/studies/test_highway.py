@@ -115,7 +115,7 @@ def test_nonsense_is_refused():
     with pytest.raises(InputError, match="order must be one of"):
         small(orders=["after"])
     with pytest.raises(InputError, match="these readings hold no path_weight: measure by"):
-        judge(studies.flow(depth=4, width=8, seeds=2))
+        judge(studies.flow(depth=4, width=8, seeds=range(2)))
     with pytest.raises(InputError, match="hold no shortcut_share"):
         shares_data(small(designs=["plain"]))
 
