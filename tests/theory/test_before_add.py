@@ -98,7 +98,9 @@ def test_the_coherent_part_takes_over_at_finite_width():
     assert found[25:36] == pytest.approx([2.89] * 11, abs=0.03)
 
 
-@pytest.mark.parametrize(("blocks", "ratio"), [(1, 1.337), (2, 1.361), (3, 1.370), (5, 1.373), (10, 1.371), (40, 1.370)])
+@pytest.mark.parametrize(
+    ("blocks", "ratio"), [(1, 1.337), (2, 1.361), (3, 1.370), (5, 1.373), (10, 1.371), (40, 1.370)]
+)
 def test_the_first_weight_gradient_over_the_last_is_blind(blocks: int, ratio: float):
     assert first_last_ratio(network(LIMIT, blocks, output="relu"), "ones") == pytest.approx(ratio, abs=6e-4)
 
@@ -148,9 +150,7 @@ def test_growth_is_as_tabled(spec: Spec, growth: float, error: float):
     assert squares[-1] / squares[0] == pytest.approx(growth, abs=3 * error)
 
 
-@pytest.mark.parametrize(
-    ("width", "expected"), [(256, [2.00, 1.99, 2.01, 2.03]), (16, [2.04, 2.15, 2.24, 2.32, 2.42])]
-)
+@pytest.mark.parametrize(("width", "expected"), [(256, [2.00, 1.99, 2.01, 2.03]), (16, [2.04, 2.15, 2.24, 2.32, 2.42])])
 def test_backward_factors_are_as_tabled(width: int, expected: list[float]):
     found = factors(mean_squares(network(width, len(expected)), backward=True))
 
@@ -240,7 +240,7 @@ def test_networks_do_as_the_law_says_but_for_its_bias(case: str, squares: Any, c
 
 @pytest.mark.parametrize("factor", [0.95, 1.05])
 @pytest.mark.parametrize("case", ["notebook", "notebook, ones"])
-def test_a_law_that_is_five_percent_off_would_be_noticed(factor: float, case: str, squares: Any, compare: Any, off: Any):
+def test_a_law_five_percent_off_would_be_noticed(factor: float, case: str, squares: Any, compare: Any, off: Any):
     spec, seeds, probing = MEASURED[case]
     measured = squares(spec, seeds, **probing)
 

@@ -53,13 +53,14 @@ BEST = {
     "silent": ("(b1)", "(b1)"),
     "shortcut gain 0": ("(a)", "(a)"),
 }
+QUANTITIES: tuple[Any, ...] = ("forward_gain", "backward_gain")
 
 
 @pytest.mark.parametrize("case", SPECS)
 def test_the_best_law_is_the_sharpest_that_holds(case: str):
     spec, setting = SPECS[case]
 
-    for quantity, letter in zip(("forward_gain", "backward_gain"), BEST[case], strict=True):
+    for quantity, letter in zip(QUANTITIES, BEST[case], strict=True):
         found = best(spec, quantity, **setting)
         assert found.quantity == quantity
         assert (found.law.split()[0] if found.holds else None) == letter

@@ -131,9 +131,7 @@ def test_a_law_that_is_five_percent_off_would_be_noticed(factor: float, squares:
         assert abs(found[-1].z) > 3
 
 
-@pytest.mark.parametrize(
-    ("fields", "seeds"), [({}, 8000), ({"branch_gain": 0.25}, 4000), ({"init": "torch"}, 4000)]
-)
+@pytest.mark.parametrize(("fields", "seeds"), [({}, 8000), ({"branch_gain": 0.25}, 4000), ({"init": "torch"}, 4000)])
 def test_the_block_of_the_theory_is_exact(fields: dict[str, Any], seeds: int, squares_of_bare: Any):
     # x + a W2 relu(W1 x): forward from the stem to the last block, and backward.
     spec = bare(wide(**fields))
@@ -154,7 +152,8 @@ def squares_of_bare() -> Any:
     def measure(spec: Spec, seeds: int) -> dict[tuple[str, str], Any]:
         wanted = {name: QUANTITIES[name] for name in ("forward_gain", "backward_gain")}
         parts = [
-            probe(build(spec, seed=range(start, start + 50)), 1, quantities=wanted).rows for start in range(0, seeds, 50)
+            probe(build(spec, seed=range(first, first + 50)), 1, quantities=wanted).rows
+            for first in range(0, seeds, 50)
         ]
         found: dict[tuple[str, str], list[float]] = {}
         for part in parts:
