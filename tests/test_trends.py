@@ -24,7 +24,14 @@ def made(values: dict[tuple[str, int, str], Any], **fields: Any) -> Readings:
     for name, depth in dict.fromkeys((name, depth) for name, depth, _ in values):
         spec = design(name, depth=depth, width=WIDTH, features=FEATURES, output="relu", **fields)
         cell = f"{name}-{depth}-{spec.init}"
-        told: dict[str, Any] = {"study": "sweep", "design": name, "depth": depth, "width": WIDTH, "batch": 1, "cotangent": "gaussian"}
+        told: dict[str, Any] = {
+            "study": "sweep",
+            "design": name,
+            "depth": depth,
+            "width": WIDTH,
+            "batch": 1,
+            "cotangent": "gaussian",
+        }
         rest = {"gain": "", "norm": "none", "data": "gaussian", "edit": "", "dtype": "float64"}
         cells.append({"cell": cell, "spec": spec.to_json(), **told, **rest})
     for (name, depth, quantity), given in values.items():

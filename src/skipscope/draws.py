@@ -18,12 +18,7 @@ from numpy.typing import NDArray
 from skipscope.errors import InputError, require_int
 from skipscope.spec import Layer, Spec
 
-__all__ = [
-    "CotangentKind",
-    "begins",
-    "biases",
-    "drawing_order",
-    "normals", "require_seeds", "stream", "weights"]
+__all__ = ["CotangentKind", "begins", "biases", "drawing_order", "normals", "require_seeds", "stream", "weights"]
 
 Array = NDArray[np.float64]
 CotangentKind = Literal["gaussian", "ones"]
