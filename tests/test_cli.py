@@ -169,8 +169,8 @@ def test_every_option_says_what_it_is():
 def test_help_lists_every_command():
     text = succeeded("--help")
 
-    assert set(OPTIONS) == set(cli.cli.commands)
-    for command in OPTIONS:
+    assert set(OPTIONS) <= set(cli.cli.commands)
+    for command in cli.cli.commands:
         assert re.search(rf"^  {command} ", text, flags=re.MULTILINE)
 
 

@@ -162,7 +162,18 @@ def _kind(row: dict[str, Any]) -> str:
 # ------------------------------------------------------------------------------------------------------------- tables
 
 _NUMBERS: dict[str, type[pl.DataType]] = dict.fromkeys(
-    ("rate", "rate_low", "rate_high", "rate_sd", "mean_rate", "mean_rate_low", "mean_rate_high", "law_rate", "z"),
+    (
+        "rate",
+        "rate_low",
+        "rate_high",
+        "rate_sd",
+        "mean_rate",
+        "mean_rate_low",
+        "mean_rate_high",
+        "law_rate",
+        "law_mean_rate",
+        "z",
+    ),
     pl.Float64,
 )
 _NAMED: dict[str, type[pl.DataType]] = {name: CELLS[name] for name in ("design", "width", "batch", "cotangent")}
@@ -221,8 +232,10 @@ def rates(readings: Readings) -> pl.DataFrame:
         batch, cotangent, `cell` (the deepest), `subject`, quantity, `depths`, `blocks` (of the deepest), `span` (less
         those of the shallowest), `n` seeds and `left_out`; `rate`, the mean slope over seeds, with its 95 % interval
         `rate_low`, `rate_high`, and its standard deviation over seeds `rate_sd`; `mean_rate`, that of the mean square
-        if draws are log-normal, likewise; `law`, `law_rate` and `z` = (rate - law_rate) / (rate_sd / sqrt(n)) where a
-        law holds at every depth. Natural logarithms of squares: exp(rate / 2) is the factor a block on the norm.
+        if draws are log-normal, likewise. Where a law speaks of every depth, `law`, its `law_kind` and `law_bias`;
+        `law_rate`, if it speaks of logarithms, with `z` = (rate - law_rate) / (rate_sd / sqrt(n)); and the mean
+        square's `law_mean_rate` (without z, as `mean_rate` supposes a distribution). Natural logarithms of squares:
+        exp(rate / 2) is the factor a block on the norm.
 
     Raises:
         InputError: there is no quantity of a whole network.
@@ -241,7 +254,8 @@ def _rates(whole: Readings, summary: Summary) -> pl.DataFrame:
     ]
     words: dict[str, type[pl.DataType]] = {"cell": pl.String, "subject": pl.String, "quantity": pl.String}
     counts: dict[str, type[pl.DataType]] = dict.fromkeys(("depths", "blocks", "span", "n", "left_out"), pl.Int64)
-    return pl.DataFrame(rows, schema=_NAMED | words | counts | {"law": pl.String} | _NUMBERS)
+    law: dict[str, type[pl.DataType]] = dict.fromkeys(("law", "law_kind", "law_bias"), pl.String)
+    return pl.DataFrame(rows, schema=_NAMED | words | counts | law | _NUMBERS)
 
 
 def _rate(group: _Group, quantity: str, summary: Summary) -> dict[str, Any] | None:
@@ -251,7 +265,8 @@ def _rate(group: _Group, quantity: str, summary: Summary) -> dict[str, Any] | No
     usable = np.isfinite(values).all(axis=1) & (values > 0).all(axis=1)
     logs = 2.0 * np.log(values[usable])
     blocks = np.array(group.blocks, np.float64)
-    law, predicted = _law(group, quantity, summary)
+    predicted = _law(group, quantity, "law_log_mean", summary)
+    in_mean = _law(group, quantity, "law_rms", summary)
     told: dict[str, Any] = {
         **group.named,
         "cell": group.deepest["cell"],
@@ -262,9 +277,11 @@ def _rate(group: _Group, quantity: str, summary: Summary) -> dict[str, Any] | No
         "span": int(blocks[-1] - blocks[0]),
         "n": len(logs),
         "left_out": len(seeds) - len(logs),
-        "law": law,
         "law_rate": None if predicted is None else float(_slopes(blocks, predicted)),
+        "law_mean_rate": None if in_mean is None else float(_slopes(blocks, 2 * np.log(in_mean))),
     }
+    if predicted is not None or in_mean is not None:
+        told |= _law_named(group, quantity, summary)
     if len(logs) < 2:
         return told
     slopes = _slopes(blocks, logs)
@@ -293,16 +310,18 @@ def _interval(name: str, values: Values) -> dict[str, float]:
     return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
 
 
-def _law(group: _Group, quantity: str, summary: Summary) -> tuple[str | None, Values | None]:
-    """The law of a quantity, and its mean of ln of the square at every depth; None unless it holds at all of them."""
+def _law(group: _Group, quantity: str, column: str, summary: Summary) -> Values | None:
+    """What the law of a quantity says at every depth; None unless it speaks of all of them."""
     names = [cell["cell"] for cell in group.cells]
     rows = summary.table.filter(pl.col("cell").is_in(names), pl.col("quantity") == quantity)
-    means = dict(rows.select("cell", "law_log_mean").iter_rows())
-    found = [means.get(name) for name in names]
-    if any(mean is None for mean in found):
-        return None, None
-    law = summary.laws.filter(pl.col("cell") == names[-1], pl.col("quantity") == quantity, pl.col("refusal") == "")
-    return law["law"][0], np.array(found, np.float64)
+    known = dict(rows.select("cell", column).iter_rows())
+    found = [known.get(name) for name in names]
+    return None if any(value is None for value in found) else np.array(found, np.float64)
+
+
+def _law_named(group: _Group, quantity: str, summary: Summary) -> dict[str, str]:
+    rows = summary.laws.filter(pl.col("cell") == group.deepest["cell"], pl.col("quantity") == quantity)
+    return {"law": rows["law"][0], "law_kind": rows["kind"][0], "law_bias": rows["bias"][0]}
 
 
 def contradictions(readings: Readings) -> pl.DataFrame:
@@ -411,26 +430,19 @@ def misfit(readings: Readings) -> pl.DataFrame:
     """Measurement against law by depth, where a law speaks of the gain of a whole network.
 
     Returns:
-        A row for every network and law: design, depth, width, cotangent, quantity, law, `n` seeds, the mean of ln of
-        the squared gain `log_mean` and the law's `law_log_mean`, `z` (see `skipscope.Summary`), and `refusal`, why the
-        law does not hold there, empty where it does. Depths share their draws, so their z are not independent: for one
-        number over all depths see `rates`.
+        A row for every network and gain: design, depth, width, cotangent, quantity, `law` (the sharpest that holds),
+        `n` seeds, the mean of ln of the squared gain `log_mean` and the law's `law_log_mean`, the root mean square
+        `rms` and the law's `law_rms`, `z` (see `skipscope.Summary`), and `refusal`, why no law holds, empty where one
+        does. Depths share their draws, so their z are not independent: for one number over all depths see `rates`.
     """
     summary = summarise(_whole(readings))
-    numbers = summary.table.select(
-        "cell", "quantity", "design", "depth", "width", "cotangent", "n", "log_mean", "law_log_mean", "z"
-    )
+    numbers = ("n", "log_mean", "law_log_mean", "rms", "law_rms", "z")
+    named = ("design", "depth", "width", "cotangent")
+    table = summary.table.select("cell", "quantity", *named, *numbers)
     return (
-        summary.laws.join(numbers, on=["cell", "quantity"], how="inner")
-        .sort("design", "quantity", "cotangent", "width", "depth", "law")
-        .select(
-            *("design", "depth", "width", "cotangent", "quantity", "law"),
-            "n",
-            "log_mean",
-            "law_log_mean",
-            "z",
-            "refusal",
-        )
+        summary.laws.join(table, on=["cell", "quantity"], how="inner")
+        .sort("design", "quantity", "cotangent", "width", "depth")
+        .select(*named, "quantity", "law", *numbers, "refusal")
     )
 
 
@@ -472,7 +484,7 @@ def findings(readings: Readings) -> list[Finding]:
         if row["quantity"] == RATIO:
             continue
         found.append(_trend(row))
-        if row["law"] is not None:
+        if row["law_rate"] is not None:
             found.append(_fit(row))
     shares = contradictions(readings)
     pairs = shares.select("design", "against", "width", "cotangent").unique(maintain_order=True)
@@ -492,6 +504,8 @@ def _trend(row: dict[str, Any]) -> Finding:
             f"{row['span']} blocks that is {_factor(row, 'rate', row['span'])} and "
             f"{_factor(row, 'mean_rate', row['span'])} ({row['n']} seeds, {row['depths']} depths)."
         )
+        if row["law_mean_rate"] is not None:
+            said += f" The law in root mean square is {number(_exp(row['law_mean_rate'] / 2))} a block."
     if row["left_out"]:
         said += f" {row['left_out']} more seeds, dead or overflowed at some depth, are left out."
     return _finding(row, f"trend of the {what}", verdict, said, _TREND, _TREND_SOURCE)
@@ -536,6 +550,8 @@ def _fit(row: dict[str, Any]) -> Finding:
             f'{number(error, 2)} in the mean over {row["n"]} seeds; the law "{row["law"]}" says '
             f"{number(row['law_rate'])}: z = {number(row['z'], 2)}."
         )
+        if row["law_bias"]:
+            said += f" What that law leaves out: {row['law_bias']}"
         if verdict == "law holds" and row["law_rate"]:
             said += f" An error of {percent(MISFIT * error / abs(row['law_rate']))} would have shown."
     return _finding(row, f"law of the {what}", verdict, said, _FIT, "docs, What theory predicts")

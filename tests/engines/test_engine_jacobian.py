@@ -209,7 +209,7 @@ def test_law_a_of_a_random_direction():
     alive = found[np.isfinite(found)]  # the law is given that no layer is dead, each with probability 2^-8
     deaths, expected = 1 - len(alive) / len(found), 1 - (1 - 2**-8) ** 30
     assert abs(deaths - expected) < 3 * (expected * (1 - expected) / len(found)) ** 0.5
-    (law,) = (each.table for each in theory.laws(spec) if each.quantity == "forward_gain")
+    law = theory.best(spec, "forward_gain").table
     ((mean, variance),) = law.filter(pl.col("site") == "head").select("log_mean", "log_variance").rows()
     centred = alive - alive.mean()
     mean_error = alive.std() / len(alive) ** 0.5
