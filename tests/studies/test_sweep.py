@@ -21,8 +21,8 @@ from skipscope import InputError, build, design, probe, runs, studies
 from skipscope.readings import Readings
 from skipscope.studies import ensemble
 
-SMALL: dict[str, Any] = {"depths": [3, 5], "width": 8, "features": 4, "seeds": range(100), "chunk": 2}
-PARTS = 4  # of 16 chunks each: 32 seeds of all four networks, which share their draw
+SMALL: dict[str, Any] = {"depths": [3, 5], "width": 8, "features": 4, "seeds": range(100), "chunk": 25}
+PARTS = 4  # of one chunk each, of all four networks, which share their draw
 
 
 def sweep(**changed: Any) -> Readings:
@@ -126,7 +126,7 @@ def test_the_seeds_of_a_part_are_in_the_plan(tmp_path: Path):
     sweep(folder=tmp_path)
     tasks = json.loads((tmp_path / "plan.json").read_text())["tasks"]
 
-    assert [task["seeds"] for task in tasks] == ["0-31", "32-63", "64-95", "96-99"]
+    assert [task["seeds"] for task in tasks] == ["0-24", "25-49", "50-74", "75-99"]
     assert [sorted(task["cells"]) for task in tasks] == [[0, 1, 2, 3]] * PARTS
 
 
@@ -149,8 +149,8 @@ def test_only_what_is_missing_is_measured(tmp_path: Path, whole: bytes, monkeypa
 
     assert measured == [1, 3]
     assert (tmp_path / "readings.parquet").read_bytes() == whole
-    # A part is 32 seeds of four networks, the last one 4; the progress counts what was there.
-    assert told == [(256, 400), (384, 400), (400, 400)]
+    # A part is 25 seeds of four networks; the progress counts what was there.
+    assert told == [(200, 400), (300, 400), (400, 400)]
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
@@ -184,7 +184,7 @@ def test_what_was_measured_before_a_stop_is_kept(
         ({"width": 9}, "cells[0].spec.stages[0].width is 8 there and 9 here"),
         ({"cotangent": "ones"}, 'cells[0].cotangent is "gaussian" there and "ones" here'),
         ({"depths": [3]}, "the number of cells is 4 there and 2 here"),
-        ({"chunk": 3}, "the number of tasks is 4 there and 3 here"),
+        ({"chunk": 3}, "the number of tasks is 4 there and 17 here"),
         ({"sites": True}, "the number of cells[0].quantities is 6 there and 13 here"),
     ],
 )
@@ -217,11 +217,11 @@ def test_sites_are_in_the_parts_and_not_in_what_is_returned(tmp_path: Path, whol
 
 def test_parts_with_sites_are_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(ensemble, "_PART_ROWS", 2000)
-    sweep(folder=tmp_path, sites=True)
+    sweep(folder=tmp_path, sites=True, chunk=2)
 
     sizes = [Readings.load(tmp_path / name).rows.height for name in parts(tmp_path)]
     assert max(sizes) <= 2000
-    assert len(sizes) > PARTS
+    assert 100 / len(sizes) < 2 * 3  # seeds a part: by the number of chunks alone it would be 3 chunks of 2
 
 
 def test_where_nothing_is_defined_the_sites_say_so(tmp_path: Path):
@@ -293,9 +293,9 @@ def test_a_backend_without_generators_is_given_lists(tmp_path: Path, whole: byte
     monkeypatch.setattr(joblib, "effective_n_jobs", lambda jobs: jobs)
     sweep(folder=tmp_path, jobs=1 + 1, chunk=1)
 
-    assert given == [4, 3]
+    assert given == [4, 4, 4, 4, 1]
     assert (tmp_path / "readings.parquet").read_bytes() == whole
-    assert len(parts(tmp_path)) == 7
+    assert len(parts(tmp_path)) == 17
 
 
 # ------------------------------------------------------------------------------------------------------------- killed

@@ -37,7 +37,8 @@ Progress = Callable[[int, int], None]
 """Called with how many networks are measured, and how many there are in all."""
 
 _CHUNK_NUMBERS = 1 << 21  # weights and activations of a chunk: 16 MiB, which the cores' common cache holds
-_PART_CHUNKS = 16  # chunks a part: about a second's work, lost at most by each worker when it is killed
+_PART_CHUNKS = 16  # chunks a part, at most: about a second's work, which each worker loses when it is killed
+_PARTS = 16  # parts, where there are chunks enough: something for every worker to do
 _PART_ROWS = 1 << 18  # readings a part, where sites are many: 10 MB
 
 
@@ -216,7 +217,7 @@ def _run_in(
     tasks: list[tuple[int, tuple[Cell, ...], tuple[int, ...], int]] = []
     for group in _groups(cells):
         size = _chunk(group, chunk)
-        for some in _parts(seeds, _part_size(group, size)):
+        for some in _parts(seeds, _part_size(group, size, len(seeds))):
             tasks.append((len(tasks), group, some, size))
     kept: dict[int, Readings] = {}
     done = 0
@@ -256,10 +257,10 @@ def _measured_parts(tasks: Sequence[tuple[Any, ...]], jobs: int) -> Iterable[tup
     return _spread(measure_part, tasks, jobs, "generator_unordered")
 
 
-def _part_size(group: Sequence[Cell], chunk: int) -> int:
-    """Seeds a part: whole chunks of a group of cells."""
+def _part_size(group: Sequence[Cell], chunk: int, seeds: int) -> int:
+    """Seeds a part: whole chunks of a group of cells. The plan alone decides, and not who carries it out."""
     rows = sum(len(cell.quantities) * (1 if cell.sites else cell.spec.depth + len(cell.spec.body)) for cell in group)
-    return chunk * max(1, min(_PART_CHUNKS, _PART_ROWS // (chunk * max(rows, 1))))
+    return chunk * max(1, min(_PART_CHUNKS, seeds // chunk // _PARTS, _PART_ROWS // (chunk * max(rows, 1))))
 
 
 def _plan(cells: Sequence[Cell], seeds: tuple[int, ...], tasks: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
