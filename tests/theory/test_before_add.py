@@ -181,7 +181,7 @@ def test_the_ratio_is_as_tabled(spec: Spec, ratio: float, error: float):
 # ------------------------------------------------------------------------------------------ measured with the engine
 
 
-NOTEBOOK = Spec.dense(width=32, blocks=3, features=16)
+NOTEBOOK = Spec.dense(width=32, blocks=2, features=16)
 NOTEBOOK_ONES = Spec.dense(width=48, blocks=2, features=16, outputs=32, output="relu")
 MIXED = Spec(
     stem=Stem(features=10, width=24),
@@ -247,7 +247,7 @@ def test_a_law_five_percent_off_would_be_noticed(factor: float, case: str, squar
     for prediction in law_b2(spec, **probing)["ones" in case :]:
         found = [each for each in compare(off(prediction, factor), measured) if each.power >= 5]
         assert {each.site for each in found} >= {"stem", "stage1.block1", "stage1.block2"}
-        assert sum(abs(each.z) > 3 for each in found) >= 0.9 * len(found)
+        assert sum(abs(each.z) > 3 for each in found) >= 0.85 * len(found)
 
 
 @pytest.mark.slow

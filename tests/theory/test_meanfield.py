@@ -69,10 +69,10 @@ FUNNEL = Spec(
 )
 EXACT: dict[str, tuple[Spec, int, dict[str, Any]]] = {
     "lecun": (network(init="lecun"), 6000, {"batch": 2}),
-    "torch": (network(init="torch", output="relu"), 6000, {}),
+    "torch": (network(init="torch", output="relu", blocks=2), 7000, {}),
     "funnel": (FUNNEL, 6000, {"batch": 4}),
     "bare": (network(init="torch", order="pre-activation", blocks=2), 6000, {"batch": 2}),
-    "uniform biases, backward": (network(init="torch", bias=True), 6000, {}),
+    "uniform biases, backward": (network(init="torch", bias=True, blocks=2), 6000, {}),
 }
 
 
@@ -90,12 +90,14 @@ def test_the_mean_square_is_exact(case: str, squares: Any, compare: Any):
 
 @pytest.mark.parametrize("factor", [0.95, 1.05])
 @pytest.mark.parametrize("case", ["lecun", "torch"])
-def test_a_law_that_is_five_percent_off_would_be_noticed(factor: float, case: str, squares: Any, compare: Any, off: Any):
+def test_a_law_that_is_five_percent_off_would_be_noticed(
+    factor: float, case: str, squares: Any, compare: Any, off: Any
+):
     spec, seeds, probing = EXACT[case]
 
     for prediction in law_f(spec, **probing):
         found = compare(off(prediction, factor), squares(spec, seeds, **probing))
-        assert sum(abs(each.z) > 3 for each in found) >= 0.9 * len(found)
+        assert sum(abs(each.z) > 3 for each in found) >= 0.85 * len(found)
 
 
 # What is left out is of the order 1/n and 1/features: below 1 % here.
@@ -106,7 +108,11 @@ WIDE: dict[str, tuple[Spec, int, dict[str, Any]]] = {
         1500,
         {"batch": 4},
     ),
-    "uniform biases": (network(init="torch", bias=True, width=96, features=200, outputs=32, blocks=2), 1500, {"batch": 2}),
+    "uniform biases": (
+        network(init="torch", bias=True, width=96, features=200, outputs=32, blocks=2),
+        1500,
+        {"batch": 2},
+    ),
 }
 
 
@@ -126,7 +132,7 @@ def test_tanh_that_is_five_percent_off_would_be_noticed(factor: float, squares: 
 
     for prediction in law_f(spec, "asymptotic in width", **probing):
         found = compare(off(prediction, factor), squares(spec, seeds, **probing))
-        assert sum(abs(each.z) > 3 for each in found) >= 0.9 * len(found)
+        assert sum(abs(each.z) > 3 for each in found) >= 0.85 * len(found)
 
 
 def test_the_scale_of_the_input_matters_to_tanh_alone():

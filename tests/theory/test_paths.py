@@ -35,9 +35,9 @@ def test_he_branches_make_long_paths_and_only_small_ones_short():
 
 
 def backward_by_length(blocks: int, width: int, networks: int, rng: np.random.Generator) -> Array:
-    """G_k of x + W2 relu(W1 x), He on both: the gradient by x_0 that came through k branches, of shape (L + 1, s, 1, n).
+    """G_k of x + W2 relu(W1 x), He on both: the gradient by x_0 that came through k branches.
 
-    One backward with a coefficient vector a path length, its gates those of the forward.
+    Of shape (L + 1, s, 1, n): one backward with a coefficient vector a path length, its gates those of the forward.
     """
     x = rng.standard_normal((networks, 1, width))
     passed: list[Any] = []

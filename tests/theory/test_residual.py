@@ -107,8 +107,11 @@ EXACT: dict[str, tuple[Spec, int, dict[str, Any]]] = {
     "silent, after-add": (wide(branch_gain=0, order="after-add", output="relu"), 8000, {}),
 }
 
+SLOW = ("two stages and a plain one", "silent, pre-activation")
+CASES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in EXACT]
 
-@pytest.mark.parametrize("case", EXACT)
+
+@pytest.mark.parametrize("case", CASES)
 def test_the_mean_square_is_exact(case: str, squares: Any, compare: Any):
     spec, seeds, probing = EXACT[case]
     measured = squares(spec, seeds, **probing)
@@ -126,7 +129,7 @@ def test_a_law_that_is_five_percent_off_would_be_noticed(factor: float, squares:
 
     for prediction in law_b1(spec):
         found = compare(off(prediction, factor), measured)
-        assert sum(abs(each.z) > 3 for each in found) >= 0.9 * len(found)
+        assert sum(abs(each.z) > 3 for each in found) >= 0.85 * len(found)
         assert abs(found[0].z) > 3
         assert abs(found[-1].z) > 3
 
@@ -184,9 +187,10 @@ def test_pre_activation_order_five_percent_off_would_be_noticed(factor: float, s
 
     for prediction in law_b1(PRE_ACTIVATION, "asymptotic in width"):
         found = compare(off(prediction, factor), measured)
-        assert sum(abs(each.z) > 3 for each in found) >= 0.9 * len(found)
+        assert sum(abs(each.z) > 3 for each in found) >= 0.85 * len(found)
 
 
+@pytest.mark.slow
 def test_the_bias_of_pre_activation_order_is_as_stated(squares: Any):
     # Eight blocks of width 16: 0.4/n a block is 20 %, measured to 3 %.
     spec = Spec.dense(width=16, blocks=8, order="pre-activation")
