@@ -120,7 +120,7 @@ def one_by_one() -> Ratio:
         "100 such networks one at a time, layer by layer",
         learner,
         "as one ensemble",
-        lambda: measure(cell, tuple(seeds)),
+        lambda: measure([cell], tuple(seeds)),
         n=7,
         bound="",
     )
