@@ -206,3 +206,34 @@ def test_narrow_networks_have_no_asymptotic_law():
     for each in laws(dense(width=7)):
         if each.kind == "asymptotic in width" and each.law.startswith("(b2)"):
             assert "The width is 7" in each.refusal
+
+
+# Layers of 3 and 4 units die often: gates above a dead layer are all closed, which the exact laws have to count.
+NARROW: dict[str, tuple[Spec, dict[str, Any]]] = {
+    "plain": (dense(width=4, layers=2, blocks=2, shortcut="none", features=5), {}),
+    "plain, pre-activation, ones": (
+        dense(width=4, layers=3, blocks=1, shortcut="none", order="pre-activation", output="relu", features=3),
+        {"cotangent": "ones"},
+    ),
+    "plain, uniform, batch of 2": (
+        dense(width=4, layers=2, blocks=1, shortcut="none", init="torch", order="after-add", output="relu", features=5),
+        {"batch": 2},
+    ),
+    "linear branches on a ReLU stem": (dense(width=3, blocks=1, activation="linear", output="relu", features=5), {}),
+    "silent": (dense(width=3, blocks=2, branch_gain="zero", output="relu", order="after-add", features=5), {}),
+}
+
+
+@pytest.mark.parametrize("case", NARROW)
+def test_dead_layers_are_counted(case: str, squares: Any, compare: Any):
+    spec, probing = NARROW[case]
+    if case == "linear branches on a ReLU stem":
+        spec = Spec(stem=Stem(features=5, width=3), stages=spec.stages, head=spec.head)
+    measured = squares(spec, 6000, **probing)
+
+    exact = [each for each in laws(spec, **probing) if each.holds and each.kind != "asymptotic in width"]
+    assert exact
+    for prediction in exact:
+        for each in compare(prediction, measured):
+            if each.what == "square":
+                assert abs(each.z) < 4, (prediction.law, each)

@@ -138,14 +138,17 @@ _SCHEMA: dict[str, type[pl.DataType]] = {
 
 
 def table_of_laws(quantity: Quantity, found: Mapping[str, LogLaw], dead: Mapping[str, float]) -> pl.DataFrame:
-    """The table of a law that has the law of ln(squared gain) at every site."""
+    """The table of a law that has the law of ln(squared gain), given that it is not 0, at every site.
+
+    `dead` is the probability that it is 0: of a layer among the law's factors, or of one below that closes their gates.
+    """
     all_laws = list(found.values())
     gains = [np.exp(quantiles / 2.0) for quantiles in joint_quantiles(all_laws, np.array(list(_LEVELS.values())))]
     rows = [
         {
             "site": site,
             "quantity": quantity,
-            **_squares(law.log_square),
+            **_squares(law.log_square + math.log1p(-dead[site]) - math.log1p(-law.death)),
             "log_mean": law.mean,
             "log_variance": law.variance,
             "asymptotic_log_mean": law.asymptotic_mean,

@@ -5,7 +5,8 @@ the depth scale -1/ln chi_1 (Schoenholz et al. 2017, arXiv:1611.01232): 1 for Re
 1/n_in, and 1/6 for PyTorch's default 1/(3 n_in), which an instrument must show to vanish.
 
 *ReLU or linear*: chi_1 is a constant, and the mean square is exact at any width and batch, for weights of any symmetric
-law, Gaussian or uniform; backward even with biases (squares.py has the reasons).
+law, Gaussian or uniform; backward even with biases (squares.py has the reasons). Without biases a gradient is 0 where
+a layer is dead, below or above it, and that is counted.
 
 *tanh, or biases that do not start at 0*: at infinite width what goes into a layer is normal of mean square
 q_z = n_in Var(w) q + Var(b), and q = E phi(z)^2 (Poole et al. 2016, arXiv:1606.05340). Both phi and the biases have a
@@ -66,7 +67,9 @@ def _forward(setting: Setting) -> pl.DataFrame:
 
 
 def _backward(setting: Setting) -> pl.DataFrame:
-    return law.table_of_means("backward_gain", squares.backward(setting.spec))
+    spec = setting.spec
+    alive = {} if spec.bias and spec.init == "torch" else squares.living(spec)
+    return law.table_of_means("backward_gain", squares.backward(spec, living=alive))
 
 
 def _wide_forward(setting: Setting) -> pl.DataFrame:

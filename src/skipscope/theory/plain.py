@@ -29,11 +29,12 @@ direction of the activations, and the law fails; what is known then is the mean.
 rest, of mean square N. Since <g, a> is the same at every layer, c changes as 1/||a||^2 does. Of the rest, given the
 gates of a, everything is Gaussian and isotropic. So downwards
 
-    through the gates of a ReLU of n units:   c -> c/2,    N -> c/2 + N (n/2 - 1)/(n - 1)
+    through the gates of a ReLU of n units:   c -> c/2,    N -> c (1/2 - e) + N (n/2 - 1 + e)/(n - 1),   e = 2^-n
     through a matrix (n_out, n_in):           c -> n_out v c,    N -> v (n_in - 1) (c + N)
 
 with the old c and N on the right; at the top, behind the gates, c = (1/2 + (n - 1)/(2 pi))/n and c + N = 1/2, in units
-of the squared cotangent. For square He networks that is `fixed_cotangent_growth`.
+of the squared cotangent. That is given that the activation below is not 0. For square He networks, and but for e, it is
+`fixed_cotangent_growth`.
 
 Sources: the exact law is elementary (derived above); its limit of large widths is Hanin and Nica 2018
 (arXiv:1812.05994): ln of the squared gain tends to N(-beta/2, beta), beta = 5 sum 1/n over the ReLU layers.
@@ -157,14 +158,17 @@ def _ones(setting: Setting) -> pl.DataFrame:
     log_scale, along, across = 0.0, 0.0, 0.0
     width, gated = setting.spec.head.features, False
     found = {"head": 0.0}
+    living = _walk(_Vector(setting.spec.stem.features), steps(setting.spec), backward=False)
+    alive = {site: math.log1p(-each.death) for site, each in living.items()}
     for step in list(reversed(list(steps(setting.spec))))[1:]:
         match step:
             case Gate() if along == 0.0:
                 along = (0.5 + (width - 1) / (2.0 * math.pi)) / width
                 across, gated = 0.5 - along, True
             case Gate() if not gated:
-                rest = across * (width / 2 - 1.0) / (width - 1) if width > 1 else 0.0
-                along, across, gated = along / 2, along / 2 + rest, True
+                none = 0.5**width
+                rest = across * (width / 2 - 1.0 + none) / (width - 1) if width > 1 else 0.0
+                along, across, gated = along / 2, along * (0.5 - none) + rest, True
             case Affine():
                 width = step.layer.fan_in
                 across = step.variance * (width - 1) * (along + across)
@@ -172,7 +176,7 @@ def _ones(setting: Setting) -> pl.DataFrame:
             case Gain():
                 log_scale += 2.0 * math.log(step.gain)
             case str():
-                found[step] = log_scale + math.log(along + across)
+                found[step] = log_scale + math.log(along + across) + alive[step]
         log_scale, along, across = _rescaled(log_scale, along, across)
     return law.table_of_means("backward_gain", {site: found[site] for site in reversed(found)})
 
@@ -261,7 +265,7 @@ PLAIN: tuple[Law, ...] = (
             "E ||g_l||^2/||cotangent||^2 is c + N, the part of the gradient along the activation and the rest: with He "
             "weights c stays 1/n + (n - 1)/(pi n) and feeds N, so that the square grows up to 1 + (n - 1)/pi."
         ),
-        source="derived in skipscope.theory.plain, exact but for dead layers; the factors: arXiv:1812.05994",
+        source="derived in skipscope.theory.plain; its factors are those of arXiv:1812.05994",
         refuse=_refuse_ones,
         predict=_ones,
     ),

@@ -45,13 +45,15 @@ def _forward(setting: Setting) -> pl.DataFrame:
 def _backward(setting: Setting) -> pl.DataFrame:
     spec = setting.spec
     silent = _silent_sites(spec)
-    # The gates behind silent branches are all those of the stem: the first that the gradient meets halves it.
+    # The gates behind silent branches are all those of the stem: the first that the gradient meets halves it, and with
+    # that has counted the dead stems too.
     passed = {"stem", *silent[:-1]} if silent else set()
+    alive = {site: value for site, value in squares.living(spec).items() if site not in passed}
 
     def share(site: str, activation: str) -> float:
         return 1.0 if site in passed else squares.rectifier(site, activation)
 
-    return law.table_of_means("backward_gain", squares.backward(spec, share))
+    return law.table_of_means("backward_gain", squares.backward(spec, share, alive))
 
 
 def _silent_sites(spec: Spec) -> list[str]:

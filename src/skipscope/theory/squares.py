@@ -8,6 +8,7 @@ squares add. None of it needs a Gaussian, a large width, or one sample.
 Backward, follow a tangent u forward instead: given the activations below, E ||D W u||^2 = n_out v ||u||^2 / 2, by the
 same flip. Summed over an orthonormal basis of u that is E ||J||_F^2, and E ||J^T c||^2 = E ||J||_F^2 ||c||^2 / n_out
 for a cotangent c that is isotropic, or that a bare weight matrix stands under. So downwards a matrix counts n_in v.
+That is given an activation that is not 0: above a layer without an open gate (probability 2^-n) all gates are closed.
 
 A `share` is what an activation function keeps of a squared norm: forward E phi(z)^2 / E z^2, backward E phi'(z)^2.
 Everything is in logarithms, because depth multiplies. Imports the spec and NumPy.
@@ -16,7 +17,7 @@ Everything is in logarithms, because depth multiplies. Imports the spec and NumP
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from skipscope.draws import weight_variance
 from skipscope.spec import Block, Layer, Spec
 from skipscope.theory.law import gains_of
 
-__all__ = ["Share", "backward", "branch_square", "forward", "rectifier"]
+__all__ = ["Share", "backward", "branch_square", "forward", "living", "rectifier"]
 
 Share = Callable[[str, str], float]
 """What the activation function named second keeps at the site named first."""
@@ -60,30 +61,74 @@ def forward(spec: Spec, share: Share = rectifier) -> dict[str, float]:
     return found
 
 
-def backward(spec: Spec, share: Share = rectifier) -> dict[str, float]:
-    """ln E ||dL/da_site||^2 / ||cotangent||^2 at every site, in order of depth; -inf where no gradient arrives."""
+def backward(spec: Spec, share: Share = rectifier, living: Mapping[str, float] | None = None) -> dict[str, float]:
+    """ln E ||dL/da_site||^2 / ||cotangent||^2 at every site, in order of depth; -inf where no gradient arrives.
+
+    `living` is the logarithm of the probability that the activation at a site is not 0, 0 where it is missing: no
+    gradient passes the gates above one that is.
+    """
     found: dict[str, float] = {}
+    alive = {} if living is None else living
+    gated = False
+
+    def see(site: str, square: float) -> None:
+        found[site] = square + (alive.get(site, 0.0) if gated else 0.0)
+
+    def gate(site: str, activation: str, square: float) -> float:
+        nonlocal gated
+        gated = gated or (activation == "relu" and square > -math.inf)  # a silent branch's gates pass nothing anyway
+        return square + math.log(share(site, activation))
 
     def layer(each: Layer, square: float) -> float:
         matrix = math.log(each.fan_in * weight_variance(spec, each))
-        kept = math.log(share(each.site, each.activation))
-        found[each.site] = square + (matrix if each.first == "norm" else 0.0)
-        return square + kept + matrix
+        see(each.site, square + (matrix if each.first == "norm" else 0.0))
+        return gate(each.site, each.activation, square + matrix)
 
     square = layer(spec.head_layer, 0.0)
     if spec.pre_activation:
-        found["final"] = square
-        square += math.log(share("final", spec.stages[-1].activation))
+        see("final", square)
+        square = gate("final", spec.stages[-1].activation, square)
     for block, (shortcut, branch) in zip(reversed(spec.body), reversed(_gains(spec)), strict=True):
-        found[block.site] = square
-        square += math.log(share(block.site, block.activation))
+        see(block.site, square)
+        square = gate(block.site, block.activation, square)
         term = square + _log_square(branch)
         for each in reversed(block.layers):
             term = layer(each, term)
         square = _junction(square, term, shortcut, 1.0)
     square = layer(spec.stem_layer, square)
-    found["input"] = square
+    see("input", square)
     return {site: found[site] for site in reversed(found)}
+
+
+def living(spec: Spec) -> dict[str, float]:
+    """ln of the probability that the activation at a site is not 0, for networks without biases.
+
+    A ReLU behind a matrix has an open gate with probability 1 - 2^-n, if what came in is not 0. Branches are taken to
+    be linear: they neither kill what the shortcut brings nor revive it.
+    """
+    found: dict[str, float] = {}
+    alive = 0.0
+
+    def gate(site: str, activation: str, width: int) -> None:
+        nonlocal alive
+        alive += math.log1p(-(0.5**width)) if activation == "relu" else 0.0
+        found[site] = alive
+
+    def layer(each: Layer) -> None:
+        gate(each.site, each.activation, each.fan_out if each.first == "affine" else each.fan_in)
+
+    layer(spec.stem_layer)
+    for block, (shortcut, _) in zip(spec.body, _gains(spec), strict=True):
+        if shortcut == 0.0:
+            for each in block.layers:
+                layer(each)
+            gate(block.site, block.activation, block.width)
+        else:
+            found |= dict.fromkeys([block.site, *(each.site for each in block.layers)], alive)
+    if spec.pre_activation:
+        gate("final", spec.stages[-1].activation, spec.body_width)
+    layer(spec.head_layer)
+    return found
 
 
 def branch_square(spec: Spec, block: Block) -> float:
