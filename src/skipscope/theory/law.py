@@ -235,12 +235,10 @@ def curved(setting: Setting) -> Iterator[str]:
 
 
 def nothing_passes(setting: Setting) -> Iterator[str]:
-    """A sentence for every stage that outputs 0, or that needs a sign the law does not know."""
+    """A sentence for every stage that needs a sign the law does not know (what outputs 0 is no `Spec`)."""
     for where, stage in stages(setting.spec):
         shortcut, branch = gains_of(setting.spec, stage)
-        if shortcut == 0.0 and stage.gains.learned:
-            yield f"The branch gain in {where} is learned and starts at 0: without a shortcut nothing passes."
-        elif shortcut == 0.0 and branch <= 0.0:
+        if shortcut == 0.0 and branch <= 0.0:
             yield f"The branch gain in {where} is {branch:g}: the law needs gains above 0."
 
 
