@@ -275,7 +275,7 @@ def test_a_backend_without_generators_is_given_lists(tmp_path: Path, whole: byte
     class Lists:
         """As `joblib.Parallel` is with a backend such as Ray's."""
 
-        def __init__(self, n_jobs: int, return_as: str = "list") -> None:
+        def __init__(self, n_jobs: int, return_as: str = "list", **options: object) -> None:
             if return_as != "list":
                 raise ValueError(f"Backend does not support return_as={return_as}")
 

@@ -10,7 +10,6 @@ writing it costs little beside measuring it.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import threading
 import time
@@ -166,10 +165,14 @@ def _measured(tasks: Sequence[Task], jobs: int) -> Iterable[list[Measured]]:
 def _spread(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], jobs: int, return_as: str) -> Iterator[Any]:
     """The results of a function for every task, from worker processes, as they come."""
     from joblib import Parallel, delayed, effective_n_jobs  # only several processes need it
+    from joblib.parallel import LokyBackend, get_active_backend
 
-    calls = [delayed(_in_worker)(os.getpid(), function, *task) for task in tasks]
+    calls = [delayed(function)(*task) for task in tasks]
+    # A cluster sees to its workers itself.
+    own = isinstance(get_active_backend()[0], LokyBackend)
+    options = {"initializer": _end_with, "initargs": (os.getpid(),)} if own else {}
     try:
-        workers = Parallel(n_jobs=jobs, return_as=return_as)
+        workers = Parallel(n_jobs=jobs, return_as=return_as, **options)
     except ValueError:  # a backend that gives whole lists only, as Ray's does: one list after the other
         with Parallel(n_jobs=jobs) as pool:
             size = 2 * effective_n_jobs(jobs)
@@ -179,19 +182,12 @@ def _spread(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], jobs
         yield from workers(calls)
 
 
-def _in_worker(parent: int, function: Callable[..., Any], *task: Any) -> Any:
-    _end_with(parent)
-    return function(*task)
-
-
-@cache  # once a process
 def _end_with(parent: int) -> None:
-    """Let a worker of joblib's own kind end with the process that started it; a cluster sees to its workers itself.
+    """Let a worker of joblib's own kind end with the process that started it; called before its first task.
 
-    Left to itself, a worker whose parent was killed waits for ever to hand back its result, and keeps its memory.
+    Left to itself, a worker whose parent was killed waits for ever for a task, or to hand back its result, and keeps
+    its memory.
     """
-    if not multiprocessing.current_process().name.startswith("LokyProcess"):
-        return
 
     def watch() -> None:
         while os.getppid() == parent:
