@@ -33,8 +33,8 @@ lint: .venv/.dev ## Check style, format and the direction of every import
 types: .venv/.dev ## Check types
 	$(BIN)/mypy
 
-bench: .venv/.dev ## Measure speed and memory
-	$(BIN)/python benchmarks/run.py
+bench: .venv/.bench ## Measure speed and memory (five minutes)
+	$(BIN)/python -m benchmarks.run
 
 docs: .venv/.dev ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
@@ -62,3 +62,7 @@ clean: ## Remove the environment and everything that was built
 	$(PIP) install -c .venv/constraints.txt '$(TORCH)'
 	$(PIP) install -c .venv/constraints.txt -e '.[dev]'
 	@touch $@
+
+# Without JAX the benchmarks run too, and say so.
+.venv/.bench: .venv/.dev
+	$(PIP) install -c .venv/constraints.txt -e '.[bench]' && touch $@ || echo "JAX could not be installed" >&2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from typing import Any
+from xml.etree import ElementTree
 
 import altair as alt
 import numpy as np
@@ -99,7 +100,34 @@ def test_the_law_is_drawn_where_it_holds_and_nowhere_else(flow: Summary) -> None
     assert {"law_q05", "law_q50", "law_q95"} < set(drawn)
     residual = summarise(flow.readings.select(design="residual"))
     drawn = [layer["encoding"]["y"]["field"] for layer in layers_of(charts.flow(residual, "backward_gain"))]
+    assert not any(name in ("law_q05", "law_q50", "law_q95") for name in drawn)
+    normed = summarise(studies.flow(depth=3, width=8, features=6, designs=["residual"], norm="layer", seeds=range(6)))
+    drawn = [layer["encoding"]["y"]["field"] for layer in layers_of(charts.flow(normed, "backward_gain"))]
     assert not any(name.startswith("law") for name in drawn)
+
+
+def test_a_law_of_the_mean_square_is_drawn_beside_the_root_mean_square(flow: Summary) -> None:
+    table = charts.flow_data(flow, "backward_gain")
+    assert set(table.filter(pl.col("law_rms").is_not_null())["design"]) == {"residual", "matched"}
+    known = flow.of("backward_gain").select("cell", "site", "rms", "law_rms")
+    drawn = table.filter(pl.col("law_rms").is_not_null()).select("cell", "site", "rms", "law_rms")
+    assert drawn.equals(drawn.select("cell", "site").join(known, on=["cell", "site"], how="left"))
+    chart = charts.flow(flow, "backward_gain")
+    assert {"rms", "law_rms"} < {layer["encoding"]["y"]["field"] for layer in layers_of(chart)}
+    assert "dash-dotted: the law of the root mean square" in " ".join(chart.to_dict()["title"]["subtitle"])
+    plain = charts.flow(summarise(flow.readings.select(design="plain")), "backward_gain")
+    assert "rms" not in {layer["encoding"]["y"]["field"] for layer in layers_of(plain)}
+    assert "root mean square" not in " ".join(plain.to_dict()["title"]["subtitle"])
+
+
+def test_an_svg_file_says_in_words_what_it_shows(flow: Summary) -> None:
+    chart = charts.flow(flow)
+    root = ElementTree.fromstring(charts.svg(chart))
+    space = "{http://www.w3.org/2000/svg}"
+    assert root.get("role") == "img"
+    assert [child.tag for child in root][:2] == [f"{space}title", f"{space}desc"]
+    assert root.findtext(f"{space}title") == chart.to_dict()["title"]["text"]
+    assert root.findtext(f"{space}desc") == chart.to_dict()["description"]
 
 
 def test_hovering_names_site_and_value(flow: Summary) -> None:

@@ -9,7 +9,7 @@ import altair as alt
 import polars as pl
 import pytest
 
-from skipscope import InputError, Readings, charts, paths, shattering, spectra, studies
+from skipscope import InputError, Readings, charts, paths, shattering, spectra, studies, trends
 from skipscope.summary import Summary, summarise
 
 
@@ -192,11 +192,97 @@ def test_inputs_of_several_kinds_are_not_mixed():
         charts.correlation(Readings.concat([one, other]))
 
 
+# ------------------------------------------------------------------------------------------------------------ sweep
+
+
+@pytest.fixture(scope="module")
+def sweep() -> Readings:
+    return studies.sweep(depths=(4, 8, 12), designs=("plain", "residual", "matched"), width=12, seeds=range(30))
+
+
+@pytest.mark.parametrize("quantity", ["forward_gain", "backward_gain", "weight_grad_first_last"])
+def test_scaling_draws_the_whole_network_at_every_depth(sweep: Readings, quantity: str):
+    summary = summarise(sweep)
+    site = {"forward_gain": "head", "backward_gain": "input"}.get(quantity, "network")
+    known = {row["cell"]: row for row in summary.of(quantity).filter(site=site).to_dicts()}
+    drawn = rows_of(charts.scaling(summary, quantity))
+    assert len(drawn) == len(known) == 9
+    assert {row["panel"] for row in drawn} == {"plain", "residual", "matched"}
+    for row in drawn:
+        expected = known[row["cell"]]
+        assert row["depth"] == expected["depth"]
+        assert all(same(row[name], expected[name]) for name in ("q05", "q25", "q50", "q75", "q95", "law_q50"))
+        alone = expected["law_q50"] is None and expected["law_rms"] is not None
+        assert same(row["law_rms"], expected["law_rms"] if alone else None)
+        assert same(row["rms"], expected["rms"] if alone else None)
+
+
+def test_scaling_has_laws_only_where_they_hold(sweep: Readings):
+    summary = summarise(sweep)
+    assert "dashed" in str(charts.scaling(summary, "forward_gain").to_dict()["title"]["subtitle"])
+    assert "dash-dotted" in str(charts.scaling(summary, "backward_gain").to_dict()["title"]["subtitle"])
+    assert "dash" not in str(charts.scaling(summary, "weight_grad_first_last").to_dict()["title"]["subtitle"])
+    with pytest.raises(InputError, match="not measured of a whole network"):
+        charts.scaling(summarise(studies.flow(depth=4, width=6, seeds=range(2))), "activation_rms")
+
+
+def test_rates_are_factors_on_the_norm_with_the_law(sweep: Readings):
+    known = {(row["design"], row["quantity"]): row for row in trends.rates(sweep).to_dicts()}
+    quantities = {"signal, forward": "forward_gain", "gradient, backward": "backward_gain"}
+    drawn = rows_of(charts.rates(sweep))
+    assert len(drawn) == 3 * 2 * 2
+    for row in drawn:
+        expected = known[row["label"], quantities[row["panel"]]]
+        name, law = {"typical draw": ("rate", "law_rate")}.get(row["of"], ("mean_rate", "law_mean_rate"))
+        for shown, column in (("middle", name), ("low", f"{name}_low"), ("high", f"{name}_high"), ("law", law)):
+            value = expected[column]
+            assert same(row[shown], None if value is None else math.exp(value / 2))
+    with pytest.raises(InputError, match="measure two at least"):
+        charts.rates(sweep.select(depth=[4]))
+
+
+def test_the_axis_of_rates_holds_all_and_has_ticks(sweep: Readings):
+    (spec,) = {str(layer["encoding"]["x"]["scale"]["domain"]) for layer in _layers(charts.rates(sweep))}
+    low, high = map(float, spec.strip("[]").split(","))
+    values = [row[name] for row in rows_of(charts.rates(sweep)) for name in ("low", "high") if row[name] is not None]
+    assert low < min(*values, 1.0)
+    assert max(*values, 1.0) < high
+    ticks = _layers(charts.rates(sweep))[0]["encoding"]["x"]["axis"]["values"]
+    assert len(ticks) >= 2
+    assert 1.0 in ticks
+
+
+def _layers(chart: alt.FacetChart) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = chart.to_dict()["spec"]["layer"]
+    return found
+
+
+def test_contradictions_draw_the_shares(sweep: Readings):
+    known = {
+        (f"{row['design']} / {row['against']}", row["depth"]): row for row in trends.contradictions(sweep).to_dicts()
+    }
+    drawn = rows_of(charts.contradictions(sweep))
+    assert len(drawn) == len(known) == 6
+    for row in drawn:
+        expected = known[row["panel"], row["depth"]]
+        assert all(same(row[name], expected[name]) for name in ("contradicts", "low", "high"))
+    with pytest.raises(InputError, match="one with them"):
+        charts.contradictions(sweep.select(design=["residual"]))
+
+
+def test_kinds_name_what_differs_but_not_the_depth(sweep: Readings):
+    other = studies.sweep(depths=(4, 8), designs=("plain",), width=12, init="xavier", seeds=range(4))
+    named = charts.kinds(Readings.concat([sweep, other]))
+    assert set(named.values()) == {"plain, init he", "plain, init xavier", "residual", "matched"}
+    assert len(named) == 11
+
+
 # ------------------------------------------------------------------------------------------------------- all of them
 
 
-def test_all_are_drawn_and_told(highway: Readings, jacobian: Summary, correlation: Readings):
+def test_all_are_drawn_and_told(highway: Readings, jacobian: Summary, correlation: Readings, sweep: Readings):
     all_charts = [charts.shares(highway), charts.path_lengths(highway), charts.spectrum(jacobian)]
+    all_charts += [charts.scaling(summarise(sweep)), charts.rates(sweep), charts.contradictions(sweep)]
     for chart in [*all_charts, charts.correlation(correlation)]:
         assert chart.to_dict()["description"].endswith(".")
         assert "seeds" in chart.to_dict()["description"]

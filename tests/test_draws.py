@@ -15,10 +15,10 @@ SEEDS = (5, 0, 2**40)
 
 
 def test_streams_of_a_seed_are_independent_generators():
-    streams: tuple[draws.Stream, ...] = ("weights", "input", "cotangent", "biases", "resample")
+    streams: tuple[draws.Stream, ...] = ("weights", "input", "cotangent", "biases", "resample", "data", "order")
     first = {name: draws.stream(1, name).standard_normal(50_000) for name in streams}
 
-    # The correlation of two independent series of N numbers has the standard deviation 1/sqrt(N) = 0.0045; 10 pairs.
+    # The correlation of two independent series of N numbers has the standard deviation 1/sqrt(N) = 0.0045; 21 pairs.
     correlations = np.corrcoef(list(first.values()))[np.triu_indices(len(streams), 1)]
     assert abs(correlations).max() < 4 * 50_000**-0.5
 

@@ -265,7 +265,7 @@ def test_wrong_tables_are_refused_in_one_line(case: str) -> None:
 def test_they_do_not_change() -> None:
     base = small()
     with pytest.raises(AttributeError):
-        base.rows = base.rows[:1]  # type: ignore[misc]
+        base.rows = base.rows[:1]
     meta = {"a": "1"}
     kept = replaced(base, meta=meta)
     meta["a"] = "2"
@@ -895,3 +895,33 @@ def test_html_stays_small() -> None:
     assert tags.seen.count("tr") == 13
     assert tags.seen.count("td") == 12 * 8
     assert tags.text[-1] == "and 38 cells and 12 quantities more"
+
+
+# ------------------------------------------------------------------------------------------- many rows, some at a time
+
+
+@given(many_readings())
+def test_rows_are_the_same_in_parts(base: Readings) -> None:
+    assert pl.concat(base.by_kind()).sort(KEY).equals(base.rows.sort(KEY), null_equal=True)
+    for cell in base.cells["cell"]:
+        assert base.rows_of(cell).equals(base.rows.filter(pl.col("cell") == cell))
+    assert set(base.distinct("cell", "quantity").rows()) == set(base.rows.select("cell", "quantity").rows())
+
+
+def test_where_leaves_what_has_a_reading() -> None:
+    found = small().where(pl.col("site") == "head", pl.col("value") > 2)
+
+    assert found.rows.equals(small().rows.filter(pl.col("site") == "head", pl.col("value") > 2))
+    assert found.sites.select("cell", "site").rows() == [("p", "head"), ("r", "head")]
+    assert found.meta == small().meta
+    assert found.cells.equals(small().cells)
+    assert small().where(pl.col("value") < 0).cells.is_empty()
+
+
+def test_the_table_of_rows_does_not_travel() -> None:
+    base = small(seeds=1000)
+    size = len(pickle.dumps(base))
+    base.rows  # noqa: B018  # makes the table
+
+    assert len(pickle.dumps(base)) == size
+    assert base.with_meta({"a": "1"}).meta == {"a": "1"}

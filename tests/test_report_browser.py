@@ -10,6 +10,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import pytest
 
@@ -84,9 +86,29 @@ const labels = (chart) => texts(chart).sort().join(" ");
   found.light = [button.textContent, paper(), ink()];
   button.click();
   found.dark = [button.textContent, paper(), ink()];
+  HTMLAnchorElement.prototype.click = function () { found.saved = [this.download, this.href]; };
+  chart.parentElement.querySelector(".tools button").click();
+  while (!found.saved) await wait(50);
   const told = document.createElement("pre");
   told.id = "found";
   told.textContent = JSON.stringify(found);
+  document.body.append(told);
+})();
+</script>
+"""
+
+NARROW = """
+<style>body { max-width: 360px !important; }</style>
+<script>
+(async () => {
+  while (document.documentElement.dataset.state !== "drawn") await new Promise((go) => setTimeout(go, 50));
+  const chart = document.querySelector(".chart");
+  const told = document.createElement("pre");
+  told.id = "found";
+  told.textContent = JSON.stringify({
+    width: chart.clientWidth, page: document.body.scrollWidth,
+    panel: chart.querySelector(".role-scope .background").getBoundingClientRect().width,
+  });
   document.body.append(told);
 })();
 </script>
@@ -180,6 +202,30 @@ def test_the_dark_page_has_light_charts(visit: Visit) -> None:
         assert (brightness(paper) < 64) is dark
         assert (brightness(ink) > 192) is dark
     assert visit.found["light"][0] != visit.found["dark"][0]
+
+
+def test_a_saved_svg_says_in_words_what_it_shows(visit: Visit) -> None:
+    name, address = visit.found["saved"]
+    kind, _, text = address.partition(",")
+    root = ElementTree.fromstring(unquote(text))
+    space = "{http://www.w3.org/2000/svg}"
+    assert (name, kind) == ("flow-4.svg", "data:image/svg+xml;charset=utf-8")
+    assert [child.tag for child in root][:2] == [f"{space}title", f"{space}desc"]
+    assert root.findtext(f"{space}title") == "Gradient norm, relative to the output\u2019s, by depth"
+    assert root.findtext(f"{space}desc") == visit.found["charts"][0]["label"]
+
+
+def test_on_a_telephone_a_legend_leaves_the_panels_their_width(tmp_path: Path) -> None:
+    """No browser opens a window of 360 pixels, so the page's body is made as narrow."""
+    designs = ("plain", "residual", "residual, pre-activation", "residual, 1/sqrt(L)")
+    readings = studies.correlation(depths=(3, 6), width=8, designs=designs, seeds=range(20))
+    page = report.write(tmp_path / "page.html", report.sections_of(readings), title="T", command="c")
+    probed = page.read_text(encoding="utf-8").replace("</head>", NARROW + "</head>", 1)
+    page.write_text(probed, encoding="utf-8")
+    found = opened(page, tmp_path).found
+    assert found["width"] <= 360
+    assert found["page"] <= 360  # nothing makes the page scroll sideways
+    assert found["panel"] > 0.7 * found["width"]
 
 
 def test_a_chart_that_fails_says_where_its_numbers_are(readings: skipscope.Readings, tmp_path: Path) -> None:

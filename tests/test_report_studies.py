@@ -10,6 +10,7 @@ import pytest
 
 from skipscope import Readings, charts, paths, report, studies
 from skipscope.report import Claim, Claims, Figure, Findings, Section
+from skipscope.words import number
 
 
 def claims_of(section: Section) -> dict[str, Claim]:
@@ -45,7 +46,7 @@ def narrow() -> Readings:
 
 @pytest.fixture(scope="module")
 def jacobian() -> Readings:
-    return studies.jacobian(depths=(4, 12), width=10, designs=("plain", "residual", "residual, 1/L"), seeds=range(12))
+    return studies.jacobian(depths=(4, 12), width=10, designs=("plain", "residual", "residual, 1/L"), seeds=range(24))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_the_law_claim_is_the_pooled_verdict(narrow: Readings):
 
 def test_the_answer_has_the_pooled_mean(wide: Readings):
     row = paths.misfit_data(wide).filter(pl.col("estimate") == "pooled").row(0, named=True)
-    assert f"{row['mean']:.2f} of 8 branches" in report.highway_section(wide).answer
+    assert f"{row['mean']:.2f} of 8 in" in report.highway_section(wide).answer
 
 
 # --------------------------------------------------------------------------------------------------------- jacobian
@@ -90,7 +91,7 @@ def test_jacobian_claims_turn_with_the_readings(jacobian: Readings):
     fade = "In a deep plain network all directions fade."
     near, isometry = "The + I makes every block nearly the identity.", "Shortcuts keep all singular values near one."
     assert (claims[near].holds, claims[isometry].holds) == ("wrong", "wrong")
-    assert "Within a factor of 10 of one they stay in residual, 1/L." in claims[isometry].measured
+    assert 'Within a factor of 10 of one they stay in "residual, 1/L".' in claims[isometry].measured
     for factor, holds in ((1e-3, "right"), (1e3, "wrong")):
         scaled = with_values(jacobian, "jacobian_sigma_max", factor)
         assert claims_of(report.jacobian_section(scaled))[fade].holds == holds
@@ -109,7 +110,7 @@ def test_both_parts_are_drawn(jacobian: Readings):
 
 def test_without_blocks_nothing_is_said_of_them():
     readings = studies.jacobian(
-        depths=(3,), width=6, designs=["residual"], blocks=False, parts=["network"], seeds=range(8)
+        depths=(3,), width=6, designs=["residual"], blocks=False, parts=["network"], seeds=range(24)
     )
     assert "The + I makes every block nearly the identity." not in claims_of(report.jacobian_section(readings))
 
@@ -122,8 +123,8 @@ def test_correlation_claims_name_the_designs(correlation: Readings):
     claims = claims_of(report.correlation_section(lost))
     skip = claims["Skip connections prevent shattering."]
     assert skip.holds == "wrong"
-    assert "It is kept in residual, 1/sqrt(L)" in skip.measured
-    assert "It is lost in residual, pre-activation" in skip.measured
+    assert 'It is kept in "residual, 1/sqrt(L)"' in skip.measured
+    assert 'It is lost in "residual, pre-activation"' in skip.measured
     scaled = claims_of(report.correlation_section(correlation.select(design=["residual, 1/sqrt(L)"])))
     assert scaled["Skip connections prevent shattering."].holds == "right"
 
@@ -141,8 +142,9 @@ def test_the_answer_has_the_deepest_correlations(correlation: Readings):
     table = charts.correlation_data(correlation)
     answer = report.correlation_section(correlation).answer
     for row in table.filter(pl.col("depth") == 30).to_dicts():
-        assert f"in {row['design']}" in answer
-    assert "At depth 30" in answer
+        assert row["design"] in answer
+        assert f"({number(row['correlation'], 2)} at the end)" in answer
+    assert "from depth 5 to 30" in answer
 
 
 # -------------------------------------------------------------------------------------------------------- the page
@@ -156,6 +158,7 @@ def test_readings_of_the_studies_get_their_sections(
     page = report.write(tmp_path / "page.html", sections, title="t", command="c").read_text()
     assert all(f'<section id="{section.anchor}">' in page for section in sections)
     assert "law holds" in page
+    assert "as a half a layer, 2<sup>\u2212L</sup>." in page
 
 
 @pytest.mark.parametrize(("study", "lost"), [("highway", "path_weight"), ("correlation", "gradient_cosine")])

@@ -19,7 +19,7 @@ from scipy import stats
 from skipscope import Spec, build, losses, probe, readings, studies, theory
 from skipscope.errors import InputError
 from skipscope.readings import Readings
-from skipscope.summary import QUANTILES, Summary, median_ranks, summarise, with_median_interval
+from skipscope.summary import FALSE_ALARM, QUANTILES, Summary, median_ranks, summarise, with_median_interval, z_limit
 
 LAW = [f"law_{name}" for name in ("rms", *QUANTILES, "log_mean", "log_sd")]
 
@@ -283,6 +283,41 @@ def test_a_gain_of_1_by_definition_has_no_z():
 
     assert (to_itself["law_log_mean"], to_itself["law_log_sd"], to_itself["z"]) == (0, 0, None)
     assert (entrance["law_log_mean"], entrance["z"]) == (None, None)
+
+
+def test_the_limit_of_one_look_is_the_normal_quantile():
+    assert z_limit(1) == pytest.approx(2.5758, abs=1e-4)  # 1 % outside, both sides together
+    # Student's t with 29 degrees of freedom, as tables have it.
+    assert z_limit(1, 30) == pytest.approx(2.7564, abs=1e-4)
+    assert z_limit(100, 10**7) == pytest.approx(z_limit(100), rel=1e-4)
+
+
+@pytest.mark.parametrize("looks", [1, 5, 60, 1000])
+def test_the_largest_of_true_z_passes_the_limit_as_often_as_it_may(looks: int, rng: np.random.Generator):
+    # Independent z pass with probability FALSE_ALARM exactly. Of 20,000 reports that is 200 with a standard deviation
+    # of 14; those whose looks are alike pass less often.
+    reports = 20_000
+    worst = np.array([np.abs(rng.standard_normal(looks)).max() for _ in range(reports)])
+    assert abs((worst > z_limit(looks)).sum() - FALSE_ALARM * reports) < 4 * 14.1
+    common = rng.standard_normal(reports)
+    alike = np.abs(0.8 * common + 0.6 * rng.standard_normal((min(looks, 60), reports))).max(axis=0)
+    assert (alike > z_limit(min(looks, 60))).mean() < 1.4 * FALSE_ALARM
+
+
+def test_the_limit_is_wider_where_the_error_is_estimated(rng: np.random.Generator):
+    # 20 draws a look and 40 looks: the t of 4,000 reports pass in 1 % of them, 40 with a standard deviation of 6.3.
+    draws = rng.standard_normal((4000, 40, 20))
+    t = draws.mean(axis=2) / draws.std(axis=2, ddof=1) * 20**0.5
+    worst = np.abs(t).max(axis=1)
+    assert abs((worst > z_limit(40, 20)).sum() - 40) < 4 * 6.3
+    assert (worst > z_limit(40)).mean() > 3 * FALSE_ALARM
+
+
+def test_looks_and_draws_must_be_there():
+    with pytest.raises(InputError, match="looks must be at least 1"):
+        z_limit(0)
+    with pytest.raises(InputError, match="draws must be 2 at least"):
+        z_limit(1, 1)
 
 
 def test_a_law_is_drawn_only_beside_its_own_quantity():

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from skipscope import InputError, Spec, build, draws, testing
-from skipscope.engines import numpy_engine, ops
+from skipscope.engines import ops, parts
 from skipscope.engines.numpy_engine import NumpyNetwork
 from skipscope.losses import Cotangent, CrossEntropy, MeanSquaredError
 from skipscope.protocol import Loss, Observer, Run, ignore
@@ -222,11 +222,11 @@ def failures(spec: Spec) -> dict[str, str]:
 
 
 def forget_the_mask(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(numpy_engine._ACTIVATIONS, "relu", (ops.relu, ops.linear_backward))
+    patch.setitem(parts.ACTIVATIONS, "relu", (ops.relu, ops.linear_backward))
 
 
 def forget_the_square(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(numpy_engine._ACTIVATIONS, "tanh", (ops.tanh, lambda dy, y: dy * (1 - y)))
+    patch.setitem(parts.ACTIVATIONS, "tanh", (ops.tanh, lambda dy, y: dy * (1 - y)))
 
 
 def forget_the_shortcut(patch: pytest.MonkeyPatch) -> None:
@@ -257,7 +257,7 @@ lose_a_thousandth = wrong_affine("weight", 0.999)
 
 def wrong_norm(name: str, change: Callable[..., Any]) -> Callable[[pytest.MonkeyPatch], None]:
     def mutate(patch: pytest.MonkeyPatch) -> None:
-        patch.setitem(numpy_engine._NORMS, name, (getattr(ops, f"{name}_norm"), change))
+        patch.setitem(parts.NORMS, name, (getattr(ops, f"{name}_norm"), change))
 
     return mutate
 
@@ -340,18 +340,20 @@ def test_mixed_networks_are_caught(monkeypatch: pytest.MonkeyPatch):
     spec = residual(norm="batch")
     testing.check_alone(build, spec, SEEDS)
 
-    def one_generator(seeds: tuple[int, ...], which: draws.Stream, shape: tuple[int, ...]) -> Array:
-        return draws.stream(seeds[0], which).standard_normal((len(seeds), *shape))
+    generator = np.random.default_rng(0)
+
+    def one_generator(seed: int, which: draws.Stream) -> np.random.Generator:
+        return generator
 
     def one_batch(x: Array, gamma: Array, beta: Array) -> tuple[Array, ops.Normalised]:
         z, kept = ops.batch_norm(x.reshape(1, -1, x.shape[-1]), gamma[:1], beta[:1])
         return z.reshape(x.shape), ops.Normalised(kept.z.reshape(x.shape), kept.r)
 
     with monkeypatch.context() as patch:
-        patch.setattr(draws, "normals", one_generator)
+        patch.setattr(draws, "stream", one_generator)
         assert "differs, by up to " in fails(lambda: testing.check_alone(build, spec, SEEDS))
     with monkeypatch.context() as patch:
-        patch.setitem(numpy_engine._NORMS, "batch", (one_batch, ops.batch_norm_backward))
+        patch.setitem(parts.NORMS, "batch", (one_batch, ops.batch_norm_backward))
         text = fails(lambda: testing.check_alone(build, spec, SEEDS))
     assert text.startswith("stem.preactivation of seeds [0] differs, by up to ")
     assert text.endswith("from the same seeds in an ensemble of 2.")

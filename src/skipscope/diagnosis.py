@@ -47,6 +47,11 @@ Verdict = Literal[
     "draws agree",
     "draws disagree",
     "contradicted",
+    "directions lost",
+    "near the identity",
+    "far from the identity",
+    "kept",
+    "shattered",
 ]
 
 FACTOR = 10.0

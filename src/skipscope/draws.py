@@ -1,15 +1,16 @@
 """Every random number of the package, as a function of a seed.
 
-A seed owns four streams that do not disturb each other: the weights, the inputs, the cotangent (a random output
-gradient) and the biases. So the network of seed s is the same whatever the size of the batch that is shown to it. Each
-stream draws standard normals in float64; initialisation scale, gain and dtype are applied after. The weights come in
-the order input layer, output layer, body in order of depth: a twin, every depth, both engines and both precisions use
-the same normals (common random numbers), and a shallow network is the beginning of a deep one.
+A seed owns streams that do not disturb each other: the weights, the inputs, the cotangent (a random output gradient),
+the biases, what is resampled, the data sets and the order of their samples. So the network of seed s is the same
+whatever it is shown. Networks and what probes show them are drawn as standard normals in float64; initialisation scale,
+gain and dtype are applied after. The weights come in the order input layer, output layer, body in order of depth: a
+twin, every depth, both engines and both precisions use the same normals (common random numbers), and a shallow network
+is the beginning of a deep one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,19 +19,42 @@ from numpy.typing import NDArray
 from skipscope.errors import InputError, require_int
 from skipscope.spec import Layer, Spec
 
-__all__ = ["CotangentKind", "begins", "biases", "drawing_order", "normals", "require_seeds", "stream", "weights"]
+__all__ = [
+    "CotangentKind",
+    "are_several",
+    "begins",
+    "biases",
+    "drawing_order",
+    "normals",
+    "require_seeds",
+    "stream",
+    "weights",
+]
 
 Array = NDArray[np.float64]
 CotangentKind = Literal["gaussian", "ones"]
 """The output gradient of a probe without a loss: independent standard normals, or ones as in the notebook."""
 
-Stream = Literal["weights", "input", "cotangent", "biases", "resample"]
-_KEYS: dict[Stream, int] = {"weights": 0, "input": 1, "cotangent": 2, "biases": 3, "resample": 4}
+Stream = Literal["weights", "input", "cotangent", "biases", "resample", "data", "order"]
+_KEYS: dict[Stream, int] = {
+    "weights": 0,
+    "input": 1,
+    "cotangent": 2,
+    "biases": 3,
+    "resample": 4,
+    "data": 5,
+    "order": 6,
+}
 
 
-def stream(seed: int, which: Stream) -> np.random.Generator:
-    """The generator of one stream of one seed."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_KEYS[which],)))
+def stream(seed: int, which: Stream, *index: int) -> np.random.Generator:
+    """The generator of one stream of one seed, or of one part of the stream, e.g. an epoch: each part is by itself."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_KEYS[which], *index)))
+
+
+def are_several(seeds: Any) -> bool:
+    """Whether `seeds` is a list of seeds, be it of one, rather than a single seed."""
+    return isinstance(seeds, Iterable) and getattr(seeds, "ndim", 1) > 0  # an array of no axes is one number
 
 
 def require_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
@@ -39,7 +63,7 @@ def require_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
     Raises:
         InputError: there is none, one is not a whole number of at least 0, or one comes twice.
     """
-    several = isinstance(seeds, Iterable) and getattr(seeds, "ndim", 1) > 0  # an array of no axes is one number
+    several = are_several(seeds)
     if isinstance(seeds, bool | str) or not (hasattr(seeds, "__index__") or several):
         raise InputError(f"seed must be a whole number of at least 0, or a list of such; got {seeds!r}.")
     listed: list[Any] = list(seeds) if several else [seeds]  # type: ignore[arg-type]  # mypy forgets what `several` says
@@ -68,18 +92,49 @@ def drawing_order(spec: Spec) -> list[Layer]:
     return [stem, head, *body]
 
 
-def weights(spec: Spec, seeds: Sequence[int]) -> dict[str, Array]:
-    """The initial weight matrices by site, each of shape (s, n_out, n_in), in the spec's dtype."""
+def weights(
+    spec: Spec, seeds: Sequence[int], *, empty: Callable[[tuple[int, int]], Array] = np.empty
+) -> dict[str, Array]:
+    """The initial weight matrices by site, each of shape (s, n_out, n_in), in the spec's dtype.
+
+    Args:
+        spec: of the network.
+        seeds: of the networks.
+        empty: gives the array of float64 that is drawn into; whoever draws again and again may give the same one.
+    """
     order = drawing_order(spec)
-    drawn = normals(seeds, "weights", (sum(layer.fan_in * layer.fan_out for layer in order),))
+    drawn = empty((len(seeds), sum(layer.fan_in * layer.fan_out for layer in order)))
+    runs = _runs(spec, order)
+    for row, seed in zip(drawn, seeds, strict=True):
+        stream(seed, "weights").standard_normal(out=row)
+        for start, stop, scale in runs:  # while the row is in the core's cache
+            row[start:stop] *= scale
     cut: dict[str, Array] = {}
     start = 0
     for layer in order:
         size = layer.fan_in * layer.fan_out
         block = drawn[:, start : start + size].reshape(len(seeds), layer.fan_out, layer.fan_in)
-        cut[layer.site] = _initialised(block, layer, spec)
+        if spec.init == "torch":
+            block = _uniform(block, layer.fan_in)
+        cut[layer.site] = block.astype(spec.dtype, copy=False)
         start += size
     return {layer.site: cut[layer.site] for layer in spec.layers}
+
+
+def _runs(spec: Spec, order: Sequence[Layer]) -> list[tuple[int, int, float]]:
+    """From where to where a row of Gaussian weights has which standard deviation."""
+    if spec.init == "torch":
+        return []
+    runs: list[tuple[int, int, float]] = []
+    start = 0
+    for layer in order:
+        stop, scale = start + layer.fan_in * layer.fan_out, weight_variance(spec, layer) ** 0.5
+        if runs and runs[-1][2] == scale:
+            runs[-1] = (runs[-1][0], stop, scale)
+        else:
+            runs.append((start, stop, scale))
+        start = stop
+    return runs
 
 
 def begins(shallow: Spec, deep: Spec) -> bool:
@@ -104,14 +159,6 @@ def biases(spec: Spec, seeds: Sequence[int]) -> dict[str, Array]:
         cut[layer.site] = _uniform(drawn[:, start : start + layer.fan_out], layer.fan_in).astype(spec.dtype)
         start += layer.fan_out
     return {layer.site: cut[layer.site] for layer in spec.layers}
-
-
-def _initialised(block: Array, layer: Layer, spec: Spec) -> Array:
-    """`block` of standard normals, scaled in place where it can be, as the spec initialises `layer`."""
-    if spec.init == "torch":
-        return _uniform(block, layer.fan_in).astype(spec.dtype)
-    block *= weight_variance(spec, layer) ** 0.5
-    return block.astype(spec.dtype, copy=False)
 
 
 def weight_variance(spec: Spec, layer: Layer) -> float:

@@ -84,7 +84,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes | Callable[[BinaryIO],
 
     Args:
         path: where the file is to be.
-        data: what is in it, or a function that writes it to the binary stream it is given.
+        data: what is in it, or a function that writes it to the binary stream it is given, where it may also read.
 
     Raises:
         InputError: the operating system refuses.
@@ -137,7 +137,7 @@ def _beside(target: Path) -> Path:
 
 
 def _fill(beside: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
-    with open(beside, "xb") as stream:  # unlike tempfile's, such a file has the permissions the umask gives
+    with open(beside, "x+b") as stream:  # unlike tempfile's, such a file has the permissions the umask gives
         if callable(data):
             data(stream)
         else:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import gc
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -27,12 +28,12 @@ from skipscope.draws import CotangentKind
 from skipscope.errors import InputError, choose, require_int
 from skipscope.losses import Cotangent, cotangent
 from skipscope.moments import Dot, Field, Moments, dot, moments
-from skipscope.protocol import ROLES, Loss, Network, Site
+from skipscope.protocol import ROLES, Loss, Network, Run, Site
 from skipscope.quantities import QUANTITIES, Profile, Quantity, View
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 
-__all__ = ["Measured", "measure", "one_thread", "probe"]
+__all__ = ["Measured", "Plan", "Recording", "measure", "one_thread", "probe", "uncollected"]
 
 Values = NDArray[np.float64]
 
@@ -77,7 +78,7 @@ def probe(
     for name, quantity in quantities.items():
         _require_quantity(name, quantity)
     given, data = _batch(network, batch, seed)
-    with one_thread():
+    with one_thread(), uncollected():
         sent = loss if loss is not None else _cotangent(network, given, cotangent, seed)
         sent_back = _seeded(cotangent, seed) if loss is None else _name(loss)
         told = {"data": data, "cotangent": sent_back, **_factors(factors or {})}
@@ -88,10 +89,30 @@ def probe(
 @contextmanager
 def one_thread() -> Iterator[None]:
     """One BLAS thread: with several, how a sum is split, and so its last bit, depends on the machine."""
-    from threadpoolctl import threadpool_limits  # not at import, which `skipscope --help` pays for
-
-    with threadpool_limits(limits=1, user_api="blas"):
+    with _thread_pools().limit(limits=1, user_api="blas"):
         yield
+
+
+@cache  # to find the libraries takes a millisecond, and NumPy's, the one that counts, is there from the beginning
+def _thread_pools() -> Any:
+    from threadpoolctl import ThreadpoolController  # not at import, which `skipscope --help` pays for
+
+    return ThreadpoolController()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Python's collector of cyclic garbage waits: a network is thousands of objects and makes no cycle.
+
+    Else every collection walks them all again, which makes a layer of a deep network dearer than one of a shallow one.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -103,12 +124,14 @@ class Measured:
         sites: the sites that are reported.
         seeds: the seeds along the axis of every value.
         values: (site, quantity) -> values of shape (s,), masked where undefined.
+        step: of training, where the network was measured after so many.
     """
 
     cell: Mapping[str, Any]
     sites: Sequence[Site]
     seeds: tuple[int, ...]
     values: Mapping[tuple[str, str], Any]
+    step: int = 0
 
     def readings(self) -> Readings:
         """The table."""
@@ -119,7 +142,7 @@ class Measured:
         """The same cell over the seeds of all parts."""
         first = parts[0]
         values = {key: _joined([part.values[key] for part in parts]) for key in first.values}
-        return cls(first.cell, first.sites, tuple(seed for part in parts for seed in part.seeds), values)
+        return cls(first.cell, first.sites, tuple(seed for part in parts for seed in part.seeds), values, first.step)
 
 
 def _joined(values: Sequence[Any]) -> Any:
@@ -138,12 +161,31 @@ def measure(
     factors: Mapping[str, Any],
 ) -> Measured:
     """`probe` on a batch and a loss that are at hand; the caller sees to `one_thread`."""
-    chosen = _chosen(network.sites, sites)
-    recorder = _Recorder(network.sites, chosen, quantities)
-    run = network.run(batch, loss, recorder)
-    facts = _facts(network) | ({} if isinstance(loss, Cotangent) else {"loss": run.loss})
-    values = recorder.values(facts, len(network.seeds))
-    return Measured(_cell(network, batch, factors), chosen, tuple(network.seeds), values)
+    recording = Recording(network, Plan(network.sites, quantities=quantities, patterns=sites))
+    run = network.run(batch, loss, recording.observe)
+    return recording.measured(run, batch, loss, factors=factors)
+
+
+class Recording:
+    """A probe of one network while somebody else runs it, as it is run along with others in a sweep.
+
+    Attributes:
+        observe: the observer to run the network with.
+    """
+
+    def __init__(self, network: Network, plan: Plan) -> None:
+        self._network = network
+        self.observe = _Recorder(plan)
+
+    def measured(
+        self, run: Run, batch: Any, loss: Loss, *, factors: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+    ) -> Measured:
+        """What the run gave; `facts` are known without it."""
+        network = self._network
+        known = _facts(network) | ({} if isinstance(loss, Cotangent) else {"loss": run.loss})
+        facts = known | dict(facts or {})
+        values = self.observe.values(facts, len(network.seeds))
+        return Measured(_cell(network, batch, factors), self.observe.plan.chosen, tuple(network.seeds), values)
 
 
 def _require_quantity(name: str, quantity: object) -> None:
@@ -159,21 +201,27 @@ def _require_quantity(name: str, quantity: object) -> None:
 # -------------------------------------------------------------------------------------------------- the recorder
 
 
-class _Recorder:
-    """Reduces what is pushed to moments, as planned; afterwards computes the quantities."""
+class Plan:
+    """What has to be summed where, so that some quantities follow at some sites; good for any number of runs.
 
-    def __init__(self, sites: Sequence[Site], chosen: Sequence[Site], quantities: Mapping[str, Quantity]) -> None:
+    Attributes:
+        sites: all sites of the network.
+        chosen: those that are reported.
+        quantities: what is measured.
+        fields: site -> role -> what is summed.
+        pairs: site -> pairs of roles whose inner product is summed.
+    """
+
+    def __init__(
+        self, sites: Sequence[Site], *, quantities: Mapping[str, Quantity], patterns: str | Iterable[str] | None
+    ) -> None:
         self.sites = sites
-        self.chosen = chosen
+        self.chosen = _chosen(sites, patterns)
         self.quantities = quantities
+        self.last = [site for site in sites if site.kind != "network"][-1]
         self.fields: dict[str, dict[str, set[Field]]] = {site.site: {} for site in sites}
         self.pairs: dict[str, set[tuple[str, str]]] = defaultdict(set)
-        self.moments: dict[str, dict[str, Moments]] = {site.site: {} for site in sites}
-        self.dots: dict[str, dict[tuple[str, str], Dot]] = {site.site: {} for site in sites}
-        self._plan()
-
-    def _plan(self) -> None:
-        for quantity in self.quantities.values():
+        for quantity in quantities.values():
             for site in self._read(quantity):
                 for role, fields in quantity.needs.items():
                     self.fields[site.site].setdefault(role, set()).update(fields)
@@ -186,25 +234,30 @@ class _Recorder:
             return [site for site in self.sites if asked and quantity.where(site)]
         here = [site for site in self.chosen if quantity.where(site)]
         # Every formula may look at both ends of the network, as the gains do.
-        return [*here, self.sites[0], self._last] if here else []
+        return [*here, self.sites[0], self.last] if here else []
 
-    @property
-    def _last(self) -> Site:
-        return [site for site in self.sites if site.kind != "network"][-1]
 
-    def wants(self, site: str, role: str) -> bool:
-        """Whether a quantity needs this role of this site."""
-        return role in self.fields[site]
+class _Recorder:
+    """Reduces what is pushed to moments, as planned; afterwards computes the quantities."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.moments: dict[str, dict[str, Moments]] = defaultdict(dict)
+        self.dots: dict[str, dict[tuple[str, str], Dot]] = defaultdict(dict)
+
+    def wants(self, site: str) -> Collection[str]:
+        """The roles of this site that a quantity needs."""
+        return self.plan.fields[site].keys()
 
     def __call__(self, site: str, /, **roles: Any) -> None:
-        fields = self.fields[site]
+        fields = self.plan.fields[site]
         if not fields:
             return
         kept = self.moments[site]
         found = {role: moments(array, fields[role]) for role, array in roles.items() if role in fields}
         for role, new in found.items():
             kept[role] = kept[role] + new if role in kept else new
-        for pair in self.pairs[site]:
+        for pair in self.plan.pairs[site]:
             a, b = pair
             if a in found and b in found:
                 product = dot(roles[a], roles[b], found[a], found[b])
@@ -213,16 +266,17 @@ class _Recorder:
 
     def values(self, facts: Mapping[str, Any], networks: int) -> dict[tuple[str, str], Any]:
         """(site, quantity) -> values of shape (s,), masked where undefined."""
-        first, last = self.moments[self.sites[0].site], self.moments[self._last.site]
+        plan = self.plan
+        first, last = self.moments[plan.sites[0].site], self.moments[plan.last.site]
         views = [
             View(site, self.moments[site.site], self.dots[site.site], first, last)
-            for site in self.sites
+            for site in plan.sites
             if site.kind != "network"
         ]
         found: dict[tuple[str, str], Any] = {}
-        reported = {site.site for site in self.chosen}
+        reported = {site.site for site in plan.chosen}
         with np.errstate(all="ignore"):
-            for name, quantity in self.quantities.items():
+            for name, quantity in plan.quantities.items():
                 if quantity.scope == "network":
                     if "network" in reported:
                         found["network", name] = quantity.formula(Profile(views, facts, networks))
@@ -363,7 +417,7 @@ def _gain(spec: Spec) -> str:
 
 def _readings(measured: Measured) -> Readings:
     cell = measured.cell
-    rows = _rows(np.asarray(measured.seeds, np.int64), str(cell["cell"]), measured.values)
+    rows = _rows(measured)
     defined = set(rows["site"].unique())
     sites = pl.DataFrame(
         [
@@ -387,8 +441,9 @@ def _extra(cell: Mapping[str, Any]) -> list[str]:
     return [name for name in cell if name not in readings.CELLS]
 
 
-def _rows(seeds: NDArray[np.int64], cell: str, values: Mapping[tuple[str, str], Any]) -> pl.DataFrame:
+def _rows(measured: Measured) -> pl.DataFrame:
     """The readings as rows: the values of every (site, quantity), less those that are undefined."""
+    seeds, values = np.asarray(measured.seeds, np.int64), measured.values
     keys = list(values)
     stacked: Values = np.empty((len(keys), len(seeds)))
     defined = np.ones(stacked.shape, bool)
@@ -405,9 +460,9 @@ def _rows(seeds: NDArray[np.int64], cell: str, values: Mapping[tuple[str, str], 
     named = names.cast(pl.String)[key_index] if keys else names.cast(pl.String)
     return pl.DataFrame(
         {
-            "cell": pl.repeat(cell, len(key_index), eager=True, dtype=pl.String),
+            "cell": pl.repeat(str(measured.cell["cell"]), len(key_index), eager=True, dtype=pl.String),
             "seed": seeds[column],
-            "step": np.zeros(len(key_index), np.int64),
+            "step": np.full(len(key_index), measured.step, np.int64),
             "site": named["site"],
             "call": np.zeros(len(key_index), np.int64),
             "quantity": named["quantity"],

@@ -17,6 +17,7 @@ that goes through its batch in pieces pushes activations and their gradients onc
     preactivation, preactivation_grad    layers               what goes into the activation function
     weight, weight_grad                  layers               one call, in the backward pass
     bias, gamma, beta, gain (and _grad)  layers, junctions    likewise, where the network has them
+    batch_mean, batch_variance           layers               what batch normalisation took from the batch, (s, n)
     shortcut, branch, total              junctions            the two terms of the addition, gains applied; their sum
     shortcut_grad, branch_grad,          junctions            gradient by the block's input: the part that came
       total_grad                                              through the shortcut, through the branch; their sum
@@ -24,7 +25,7 @@ that goes through its batch in pieces pushes activations and their gradients onc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,13 +35,16 @@ from skipscope.spec import Layer, Spec
 
 __all__ = ["ROLES", "Loss", "Network", "Observer", "Run", "Site", "SiteKind", "ignore", "sites_of", "wanted"]
 
-ROLES = tuple(
-    f"{role}{suffix}"
-    for role in (
-        *("activation", "preactivation", "weight", "bias", "gamma", "beta", "gain"),
-        *("shortcut", "branch", "total"),
-    )
-    for suffix in ("", "_grad")
+ROLES = (
+    *(
+        f"{role}{suffix}"
+        for role in (
+            *("activation", "preactivation", "weight", "bias", "gamma", "beta", "gain"),
+            *("shortcut", "branch", "total"),
+        )
+        for suffix in ("", "_grad")
+    ),
+    *("batch_mean", "batch_variance"),
 )
 """All roles of the table above."""
 
@@ -84,18 +88,27 @@ class Observer(Protocol):
         """Look at the arrays of one site."""
 
 
-def wanted(observe: Observer, site: str, *roles: str) -> bool:
-    """Whether the observer wants any of the roles at the site.
+def wanted(observe: Observer, site: str) -> Collection[str]:
+    """The roles that the observer wants of the site.
 
-    An observer may say so beforehand by a method `wants(site, role)`; one that has none wants everything. What an
-    engine would compute for the observer alone, it need not compute unwanted.
+    An observer may say so beforehand by a method `wants(site)`, which gives them; one that has none wants all `ROLES`.
+    What an engine would compute for the observer alone, it need not compute unwanted.
     """
     wants = getattr(observe, "wants", None)
-    return wants is None or any(wants(site, role) for role in roles)
+    roles: Collection[str] = ROLES if wants is None else wants(site)
+    return roles
 
 
-def ignore(site: str, /, **roles: Array) -> None:
-    """The observer that looks away."""
+class _Ignore:
+    def wants(self, site: str) -> Collection[str]:
+        return ()
+
+    def __call__(self, site: str, /, **roles: Array) -> None:
+        pass
+
+
+ignore = _Ignore()
+"""The observer that looks away, and wants nothing."""
 
 
 class Loss(Protocol):

@@ -6,30 +6,32 @@ is no row, so a NaN or an infinity always means that something overflowed. A key
 
 On disk they are one Parquet file that any Parquet reader can open, the two small tables and `meta` in its metadata.
 Equal readings with equal `meta` give equal files, in whatever order they were gathered: rows are sorted by key, and
-there is no time stamp. A Parquet parser handed a damaged file may return wrong numbers or even abort the process, so
-the file carries a checksum of itself, which is compared before anything is parsed.
+there is no time stamp. The file carries a checksum of itself (see `skipscope.sealed`).
 
-This module imports Polars, the errors and the files, and nothing of what stands left or right of the waist.
+In memory the rows are packed (see `skipscope.packed`), a fifth of what they take as a table. `rows` unpacks them, and
+keeps the table; whoever looks at millions of rows does so part by part, with `rows_of` and `by_kind`.
+
+This module imports Polars, the errors, the files and those two, and nothing of what stands left or right of the waist.
 """
 
 from __future__ import annotations
 
 import difflib
 import html
-import io
 import json
 import os
-import re
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from skipscope import packed, sealed
 from skipscope.errors import InputError, choose
-from skipscope.files import as_path, check_writable, read_whole, write_whole
+from skipscope.files import as_path, check_writable, read_whole
+from skipscope.packed import KEY, ROWS
 
 if TYPE_CHECKING:
     import pandas
@@ -39,17 +41,6 @@ __all__ = ["CELLS", "KEY", "ROWS", "SCHEMA_VERSION", "SITES", "STATUSES", "Readi
 Schema = dict[str, type[pl.DataType]]
 
 SCHEMA_VERSION = 1
-
-ROWS: Schema = {
-    "cell": pl.String,
-    "seed": pl.Int64,
-    "step": pl.Int64,
-    "site": pl.String,
-    "call": pl.Int64,
-    "quantity": pl.String,
-    "value": pl.Float64,
-}
-KEY = ("cell", "seed", "step", "site", "call", "quantity")
 
 CELLS: Schema = {
     "cell": pl.String,
@@ -86,20 +77,14 @@ _FACTOR_TYPES: Schema = {"String": pl.String, "Int64": pl.Int64, "Float64": pl.F
 _SITE_COLUMNS = {name: f"site_{name}" for name in SITES if name not in ("cell", "site")}  # in the wide table
 
 _FORMAT = "skipscope readings"
-_CHECKSUM = "skipscope checksum"
-# How Parquet's footer (Thrift, compact protocol) stores that key with a value of eight characters. The control
-# characters make the last of such strings unmistakable: after the columns' statistics, which may quote a name that
-# somebody chose, the footer holds only these entries, and the others are JSON and base64, without control characters.
-_SEAL = re.compile(rb"\x18\x12skipscope checksum\x18\x08([0-9a-f]{8})\x00")
-_BLANK = b"00000000"
-_ROW_GROUP = 1 << 20  # fixed, so that the bytes do not depend on the number of threads
+_PLACE = ("cell", "site")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, init=False)
 class Readings:
     """Measured values with what they were measured on. Immutable; every method returns new readings.
 
-    Attributes:
+    Args:
         rows: one measured value a row: columns `ROWS`, of which all but `value` are the key, unique.
         cells: one row a measured network: columns `CELLS`, `cell` unique. A study may add factors of its own as
             further columns (String, Int64, Float64 or Boolean); a factor that does not apply is null.
@@ -110,21 +95,92 @@ class Readings:
         InputError: a table is not as above; the message names the table and the column.
     """
 
-    rows: pl.DataFrame
     cells: pl.DataFrame
     sites: pl.DataFrame
-    meta: Mapping[str, str] = field(default_factory=dict)
+    meta: Mapping[str, str]
+    _packed: pl.DataFrame
 
-    def __post_init__(self) -> None:
-        rows = _checked("rows", self.rows, ROWS, key=KEY, required=tuple(ROWS))
-        cells = _checked("cells", self.cells, CELLS, key=("cell",), required=("cell",))
-        sites = _checked("sites", self.sites, SITES, key=("cell", "site"), required=tuple(SITES))
-        _check_statuses(sites)
-        _check_known("sites", sites, cells, ("cell",))
-        _check_known("rows", rows, sites, ("cell", "site"))
-        for name, table in (("rows", rows), ("cells", cells), ("sites", sites)):
-            object.__setattr__(self, name, table)
-        object.__setattr__(self, "meta", _checked_meta(self.meta))
+    def __init__(
+        self, rows: pl.DataFrame, cells: pl.DataFrame, sites: pl.DataFrame, meta: Mapping[str, str] | None = None
+    ) -> None:
+        packed_rows = _packed(rows)
+        _check_once("rows", packed.unpack(packed.multiple(packed_rows)), KEY)
+        self._describe(packed_rows, cells, sites, {} if meta is None else meta)
+
+    @classmethod
+    def _described(
+        cls, packed_rows: pl.DataFrame, cells: pl.DataFrame, sites: pl.DataFrame, meta: Mapping[str, str]
+    ) -> Readings:
+        """Readings of packed rows whose keys come once, with tables that are to be checked."""
+        made = cls.__new__(cls)
+        made._describe(packed_rows, cells, sites, meta)
+        return made
+
+    def _describe(
+        self, packed_rows: pl.DataFrame, cells: pl.DataFrame, sites: pl.DataFrame, meta: Mapping[str, str]
+    ) -> None:
+        known = _checked("cells", cells, CELLS, key=("cell",), required=("cell",))
+        places = _checked("sites", sites, SITES, key=_PLACE, required=tuple(SITES))
+        _check_statuses(places)
+        _check_known("sites", places, known, ("cell",))
+        _check_known("rows", packed.distinct(packed_rows, _PLACE), places, _PLACE)
+        self._set(packed_rows, known, places, _checked_meta(meta))
+
+    def _set(
+        self, packed_rows: pl.DataFrame, cells: pl.DataFrame, sites: pl.DataFrame, meta: Mapping[str, str]
+    ) -> None:
+        for name, value in (("_packed", packed_rows), ("cells", cells), ("sites", sites), ("meta", meta)):
+            object.__setattr__(self, name, value)
+
+    def _part(self, packed_rows: pl.DataFrame, cells: pl.DataFrame, sites: pl.DataFrame) -> Readings:
+        """Some of these readings: what is a part of what was checked needs no check."""
+        made = type(self).__new__(type(self))
+        made._set(packed_rows, cells, sites, self.meta)
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels between processes: the packed rows, and not their table as well."""
+        return {name: value for name, value in self.__dict__.items() if name != "rows"}
+
+    # --------------------------------------------------------------------------------------------------- the rows
+
+    @cached_property
+    def rows(self) -> pl.DataFrame:
+        """One measured value a row: columns `ROWS`."""
+        return packed.unpack(self._packed)
+
+    def rows_of(self, *cells: str) -> pl.DataFrame:
+        """The rows of some cells: all of them would take five times the memory that the readings do."""
+        return packed.unpack(packed.having(self._packed, "cell", cells))
+
+    def by_kind(self) -> Iterator[pl.DataFrame]:
+        """All rows, some at a time: those that share cell and quantity come together."""
+        for cells in packed.grouped(self._packed, "cell"):
+            for rows in packed.grouped(cells, "quantity"):
+                yield packed.unpack(rows)
+
+    def distinct(self, *columns: str) -> pl.DataFrame:
+        """Every combination that occurs of what is in these columns of `rows`, once, in no particular order."""
+        return packed.distinct(self._packed, columns)
+
+    def where(self, *predicates: pl.Expr) -> Readings:
+        """The readings whose rows fulfil all `predicates`, expressions in the columns `ROWS`, row by row.
+
+        Cells and sites without a reading left go.
+        """
+        rows = packed.kept(self._packed, lambda rows: rows.filter(*predicates))
+        places = packed.distinct(rows, _PLACE)
+        return self._part(
+            rows,
+            cells=self.cells.join(places, on="cell", how="semi", maintain_order="left"),
+            sites=self.sites.join(places, on=_PLACE, how="semi", maintain_order="left"),
+        )
+
+    def with_meta(self, meta: Mapping[str, str]) -> Readings:
+        """The same readings with another `meta`."""
+        made = self._part(self._packed, self.cells, self.sites)
+        object.__setattr__(made, "meta", _checked_meta(meta))
+        return made
 
     # --------------------------------------------------------------------------------------------------- on disk
 
@@ -150,7 +206,15 @@ class Readings:
                 else f"path must be a file whose name ends in '.parquet'; got {str(target)!r}."
             )
         check_writable(target, overwrite=overwrite)
-        write_whole(target, _seal(self._to_parquet()))
+        noted = {
+            "format": _FORMAT,
+            "schema version": str(SCHEMA_VERSION),
+            "cells": _to_json(self.cells.sort("cell")),
+            "sites": _to_json(self.sites.sort("cell", "order", "site")),
+            "meta": json.dumps(dict(self.meta)),
+        }
+        in_order = packed.sorted_by_place(self._packed, self.sites)
+        sealed.write(target, in_order, ROWS, noted)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Readings:
@@ -161,8 +225,8 @@ class Readings:
         """
         data = read_whole(path)
         name = str(as_path(path))
-        _check_seal(name, data)
-        noted = pl.read_parquet_metadata(io.BytesIO(data))
+        sealed.check(name, data)
+        noted = sealed.notes(data)
         if noted.get("format") != _FORMAT:
             raise InputError(f"{name!r} is not a file of readings: load reads what Readings.save wrote.")
         if noted.get("schema version") != str(SCHEMA_VERSION):
@@ -171,8 +235,10 @@ class Readings:
                 f"{SCHEMA_VERSION}: use the version of skipscope that saved it, or measure again."
             )
         try:
-            return cls(
-                rows=pl.read_parquet(io.BytesIO(data)),
+            rows = packed.together([_packed(piece) for piece in sealed.pieces(data)])
+            _check_once("rows", packed.unpack(packed.multiple(rows)), KEY)
+            return cls._described(
+                rows,
                 cells=_from_json(noted["cells"]),
                 sites=_from_json(noted["sites"]),
                 meta=json.loads(noted["meta"]),
@@ -180,26 +246,6 @@ class Readings:
         except (KeyError, TypeError, ValueError, AttributeError, pl.exceptions.PolarsError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"{name!r} does not hold readings as skipscope saves them: {reason}") from error
-
-    def _to_parquet(self) -> bytes:
-        place = self.sites.select("cell", "site", "order")
-        rows = (
-            self.rows.join(place, on=["cell", "site"], how="left")
-            .sort("cell", "seed", "step", "order", "site", "call", "quantity")
-            .drop("order")
-            .rechunk()
-        )
-        noted = {
-            "format": _FORMAT,
-            "schema version": str(SCHEMA_VERSION),
-            "cells": _to_json(self.cells.sort("cell")),
-            "sites": _to_json(self.sites.sort("cell", "order", "site")),
-            "meta": json.dumps(dict(self.meta)),
-            _CHECKSUM: _BLANK.decode(),
-        }
-        stream = io.BytesIO()
-        rows.write_parquet(stream, metadata=noted, row_group_size=_ROW_GROUP)
-        return stream.getvalue()
 
     # ------------------------------------------------------------------------------------------ parts and unions
 
@@ -223,20 +269,24 @@ class Readings:
             return self
         cells = _where(self.cells, found)
         sites = _where(self.sites, _only(found, "site")).join(cells, on="cell", how="semi", maintain_order="left")
-        rows = _where(self.rows, _only(found, *KEY)).join(sites, on=["cell", "site"], how="semi", maintain_order="left")
-        emptied = sites.filter(pl.col("status") == "measured").join(rows, on=["cell", "site"], how="anti")
-        return Readings(
-            rows=rows,
-            cells=cells.join(rows, on="cell", how="semi", maintain_order="left"),
-            sites=sites.join(rows, on="cell", how="semi", maintain_order="left").join(
+        wanted_rows = _only(found, *KEY)
+        rows = packed.kept(
+            self._packed,
+            lambda rows: _where(rows, wanted_rows).join(sites, on=["cell", "site"], how="semi", maintain_order="left"),
+        )
+        places = packed.distinct(rows, _PLACE)
+        emptied = sites.filter(pl.col("status") == "measured").join(places, on=["cell", "site"], how="anti")
+        return self._part(
+            rows,
+            cells=cells.join(places, on="cell", how="semi", maintain_order="left"),
+            sites=sites.join(places, on="cell", how="semi", maintain_order="left").join(
                 emptied, on=["cell", "site"], how="anti", maintain_order="left"
             ),
-            meta=self.meta,
         )
 
     def _values(self, name: str) -> list[Any]:
         """All values of a column that `select` can filter by, in order."""
-        table = self.cells if name in self.cells.columns else self.sites if name == "site" else self.rows
+        table = self.cells if name in self.cells.columns else self.sites if name == "site" else self._packed
         values: list[Any] = table[name].unique().sort().to_list()
         return values
 
@@ -264,8 +314,8 @@ class Readings:
         _check_factor_types([part.cells for part in listed])
         sites = pl.concat([part.sites for part in listed])
         rank = pl.col("status").cast(pl.Enum(STATUSES))
-        return cls(
-            rows=_once("rows", pl.concat([part.rows for part in listed]), KEY),
+        return cls._described(
+            _one_of_each(packed.together([part._packed for part in listed])),
             cells=_once("cells", pl.concat([part.cells for part in listed], how="diagonal"), ("cell",)),
             sites=_once(
                 "sites",
@@ -303,12 +353,12 @@ class Readings:
 
     def __len__(self) -> int:
         """Number of readings."""
-        return self.rows.height
+        return self._packed.height
 
     def __repr__(self) -> str:
         if not len(self):
             return "<Readings: none>"
-        cells, seeds, quantities = (self.rows[name].unique().sort() for name in ("cell", "seed", "quantity"))
+        cells, seeds, quantities = (self._packed[name].unique().sort() for name in ("cell", "seed", "quantity"))
         return (
             f"<Readings: {_count(len(self), 'reading')} of {_count(len(quantities), 'quantity', 'quantities')} "
             f"({_listed(quantities.to_list(), most=5)}) in {_count(len(cells), 'cell')} "
@@ -318,15 +368,27 @@ class Readings:
 
     def _repr_html_(self) -> str:
         """How many readings there are of each quantity in each cell; no colours of its own, so it suits any page."""
-        return _html_counts(self.rows, title=f"Readings: {_count(len(self), 'reading')}")
+        return _html_counts(self._packed, title=f"Readings: {_count(len(self), 'reading')}")
 
 
 # --------------------------------------------------------------------------------------------- what a table must be
 
 
+def _packed(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows packed, if they have the columns `ROWS` and no nulls."""
+    return packed.pack(_filled("rows", rows, ROWS, required=tuple(ROWS)))
+
+
 def _checked(
     table: str, frame: pl.DataFrame, schema: Schema, *, key: Sequence[str], required: Sequence[str]
 ) -> pl.DataFrame:
+    """`frame` with its columns in the schema's order, if it meets the schema and every key comes once."""
+    filled = _filled(table, frame, schema, required=required)
+    _check_once(table, filled.filter(filled.select(key).is_duplicated()), key)
+    return filled
+
+
+def _filled(table: str, frame: pl.DataFrame, schema: Schema, *, required: Sequence[str]) -> pl.DataFrame:
     """`frame` with its columns in the schema's order, if it meets the schema; `required` columns have no nulls."""
     if not isinstance(frame, pl.DataFrame):
         raise InputError(f"{table} must be a Polars DataFrame; got {type(frame).__name__}.")
@@ -346,10 +408,14 @@ def _checked(
                 f"column {name!r} of {table} has {_count(missing, 'null')}; every row needs a value (what is undefined "
                 "is left out)."
             )
-    if (twice := frame.select(key).is_duplicated()).any():
-        first = frame.filter(twice).row(0, named=True)
-        raise InputError(f"{table} has {_named(first, key)} more than once: the key must be unique. Keep one of them.")
     return _one_nan(frame)
+
+
+def _check_once(table: str, multiple: pl.DataFrame, key: Sequence[str]) -> None:
+    """Refuse rows that share their key."""
+    if not multiple.is_empty():
+        first = multiple.row(0, named=True)
+        raise InputError(f"{table} has {_named(first, key)} more than once: the key must be unique. Keep one of them.")
 
 
 def _check_extra(table: str, frame: pl.DataFrame, extra: Sequence[str]) -> None:
@@ -407,14 +473,27 @@ def _same(mine: pl.DataFrame, theirs: pl.DataFrame) -> bool:
     return _as_bits(mine).join(_as_bits(theirs), on=mine.columns, how="anti", nulls_equal=True).is_empty()
 
 
+def _one_of_each(packed_rows: pl.DataFrame) -> pl.DataFrame:
+    """Packed rows with every key once."""
+    multiple = packed.multiple(packed_rows)
+    if multiple.is_empty():
+        return packed_rows
+    _check_agreed("rows", packed.unpack(multiple), KEY)
+    return packed_rows.unique(subset=KEY, keep="first", maintain_order=True)
+
+
 def _once(table: str, frame: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """`frame` with every key once; rows that share a key must be equal to the bit."""
-    shared = frame.filter(frame.select(key).is_duplicated())
+    """`frame` with every key once."""
+    _check_agreed(table, frame.filter(frame.select(key).is_duplicated()), key)
+    return frame.unique(subset=key, keep="first", maintain_order=True)
+
+
+def _check_agreed(table: str, shared: pl.DataFrame, key: Sequence[str]) -> None:
+    """Refuse rows that share a key and are not equal to the bit."""
     distinct = _as_bits(shared).unique()
     if distinct.height > shared.select(key).unique().height:
         first = distinct.filter(distinct.select(key).is_duplicated()).sort(key).select(key).head(1)
         raise InputError(_clash(table, shared.join(first, on=key, how="semi"), key))
-    return frame if shared.is_empty() else frame.unique(subset=key, keep="first", maintain_order=True)
 
 
 def _clash(table: str, rivals: pl.DataFrame, key: Sequence[str]) -> str:
@@ -516,31 +595,6 @@ def _from_json(text: str) -> pl.DataFrame:
             values = [None if value is None else float(value) for value in values]
         columns.append(pl.Series(name, values, dtype=_FACTOR_TYPES[dtype], strict=True))
     return pl.DataFrame(columns)
-
-
-def _seal(data: bytes) -> bytes:
-    """A Parquet file whose checksum is blank, with the checksum filled in: the CRC-32 of the file as it was."""
-    *_, blank = _SEAL.finditer(data)
-    return data[: blank.start(1)] + b"%08x" % zlib.crc32(data) + data[blank.end(1) :]
-
-
-def _check_seal(name: str, data: bytes) -> None:
-    """Refuse whatever is not, byte for byte, what `_seal` returned; nothing is parsed."""
-    if not data:
-        raise InputError(f"{name!r} is empty: the readings were not saved, or a copy failed. Save or copy them again.")
-    if seals := list(_SEAL.finditer(data)):
-        seal = seals[-1]
-        if int(seal[1], 16) == zlib.crc32(data[: seal.start(1)] + _BLANK + data[seal.end(1) :]):
-            return
-        raise InputError(f"{name!r} is damaged: its checksum does not match. Copy it again, or measure again.")
-    if not data.startswith(b"PAR1"):
-        raise InputError(f"{name!r} is not a Parquet file: load reads what Readings.save wrote.")
-    if not data[4:].endswith(b"PAR1"):
-        raise InputError(f"{name!r} is cut off or damaged: its end is missing. Copy it again, or measure again.")
-    raise InputError(
-        f"{name!r} is a Parquet file, but none that skipscope saved (or it is damaged): load reads what Readings.save "
-        "wrote; open others with polars.read_parquet."
-    )
 
 
 # ------------------------------------------------------------------------------------------------------- for people

@@ -74,12 +74,11 @@ class Run:
         meta = dict(found.meta)
         if meta.pop(_STAMP, "") != self._stamp(part):
             return None
-        return Readings(rows=found.rows, cells=found.cells, sites=found.sites, meta=meta)
+        return found.with_meta(meta)
 
     def save(self, part: int, readings: Readings) -> None:
         """Write a part, whole or not at all."""
-        meta = {**readings.meta, _STAMP: self._stamp(part)}
-        stamped = Readings(rows=readings.rows, cells=readings.cells, sites=readings.sites, meta=meta)
+        stamped = readings.with_meta({**readings.meta, _STAMP: self._stamp(part)})
         stamped.save(self.path(part), overwrite=True)
 
     def finish(self, readings: Readings) -> Path:

@@ -1,6 +1,6 @@
 """The law of gradient correlation between two inputs, and what the readings of study `correlation` say over depth.
 
-Right of the waist: specs and readings in, numbers and tables out (drawn by `skipscope.charts.shattering`).
+Right of the waist: specs and readings in, numbers, tables and findings out (drawn by `skipscope.charts.shattering`).
 
 *Law.* Let c be the cosine between two inputs of a wide layer, w.x_1 and w.x_2 then being Gaussian with correlation c.
 Both gates are open with probability (pi - arccos c)/(2 pi), one of them with probability 1/2, and so
@@ -16,7 +16,8 @@ the product of its layers' kappa_0, the factor is (1 + g k)/(1 + g), and the cos
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +26,26 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from skipscope import draws
+from skipscope.diagnosis import SEEDS, Finding, Verdict
 from skipscope.errors import InputError, require_int
 from skipscope.protocol import sites_of
 from skipscope.readings import Readings
 from skipscope.spec import Spec, Stage
+from skipscope.summary import z_limit
+from skipscope.words import number
 
-__all__ = ["correlation_data", "expected_correlation", "gradient_correlation", "relu_cosine", "shared_gates"]
+__all__ = [
+    "KEPT",
+    "correlation_data",
+    "expected_correlation",
+    "findings",
+    "gradient_correlation",
+    "relu_cosine",
+    "shared_gates",
+]
+
+KEPT = 0.5
+"""Which part of the correlation of its shallowest networks a design has to keep in its deepest."""
 
 Array = NDArray[np.float64]
 
@@ -132,7 +147,7 @@ def correlation_data(readings: Readings, *, site: str = "input") -> pl.DataFrame
     named, finite = pl.col("quantity"), pl.col("value").is_finite()
     cosine = pl.col("value").filter(named == "gradient_cosine", finite)
     inner, square = (pl.col("value").filter(named == f"gradient_{name}") for name in ("inner", "square"))
-    half = 1.959963984540054 * cosine.std() / cosine.len().sqrt()
+    half = _Z95 * cosine.std() / cosine.len().sqrt()
     table = here.group_by("cell").agg(
         n=cosine.len().cast(pl.Int64),
         correlation=cosine.mean(),
@@ -161,3 +176,192 @@ def _laws(cell: Mapping[str, Any], site: str) -> tuple[float | None, float | Non
     spec = Spec.from_json(cell["spec"])
     relus = sum(each.kind == "layer" and each.activation == "relu" for each in sites_of(spec))
     return expected_correlation(spec, cell.get("input_cosine") or 0.0), 0.5**relus
+
+
+# ----------------------------------------------------------------------------------------------------------- findings
+
+_RULES = {
+    "correlation over depth": (
+        f"kept: the deepest networks have more than {KEPT:g} of the correlation of the shallowest; shattered: "
+        "less; each with the whole 95 % interval of the difference, of pairs of one seed; there must be a correlation "
+        f"to lose; a verdict needs {SEEDS} draws",
+        "shattering: Balduzzi et al. 2017, arXiv:1702.08591; the share is a convention of this instrument; interval: "
+        "Student's t over seeds",
+    ),
+    "law of infinite width": (
+        "law does not hold: at some depth the mean cosine is further off than z_limit says, in standard errors, for "
+        f"the number of networks looked at; a verdict needs {SEEDS} draws",
+        "the law: skipscope.shattering.expected_correlation, from Cho and Saul 2009; limit: Sidak 1967, Student's t",
+    ),
+    "a half a layer": (
+        "law does not hold: at some depth the mean cosine is further from 2^-(ReLU layers) than z_limit says; law "
+        "holds: at none, and at some depth the correlation is not 0, nor what the law of infinite width says; a "
+        f"verdict needs {SEEDS} draws",
+        "Balduzzi et al. 2017, arXiv:1702.08591, of plain networks whose layers see unrelated inputs",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The networks of one design, width and kind of inputs, by depth: rows of `correlation_data` with z-scores."""
+
+    rows: pl.DataFrame
+    cosines: list[dict[int, float]]  # by seed, of every depth
+    cell: str  # the deepest
+
+    @property
+    def first(self) -> dict[str, Any]:
+        return self.rows.row(0, named=True)
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self.rows.row(-1, named=True)
+
+    @property
+    def subject(self) -> str:
+        return f"the {self.last['design']} design, width {self.last['width']}, {self.last['inputs']} inputs"
+
+    def finding(self, rule: str, verdict: Verdict, statement: str) -> Finding:
+        threshold, source = _RULES[rule]
+        return Finding(
+            rule=rule,
+            cell=self.cell,
+            subject=self.subject,
+            verdict=verdict,
+            statement=statement,
+            evidence=self.rows,
+            threshold=threshold,
+            source=source,
+        )
+
+
+def findings(readings: Readings, *, site: str = "input") -> list[Finding]:
+    """What readings of study `correlation` show of every design: whether gradients shatter, and as which law says.
+
+    The verdicts are `kept`, `shattered`; `law holds`, `law does not hold`; and `cannot tell`.
+
+    Args:
+        readings: of study `correlation`.
+        site: at which gradients are compared.
+
+    Raises:
+        InputError: the readings hold none of this study at the site.
+    """
+    lines = list(_by_line(readings, site))
+    plain = [line for line in lines if _halves(line)]
+    looks = sum(line.rows["z"].count() for line in lines) + sum(line.rows["z_halving"].count() for line in plain)
+    found: list[Finding] = []
+    for line in lines:
+        if line.rows.height > 1:
+            found.append(_kept(line))
+        if line.rows["law"].count():
+            found.append(_fit(line, max(1, looks)))
+        if _halves(line):
+            found.append(_halving(line, max(1, looks)))
+    return found
+
+
+def _by_line(readings: Readings, site: str) -> Iterator[_Line]:
+    data = correlation_data(readings, site=site)
+    error = (pl.col("high") - pl.col("low")) / (2 * _Z95)
+    known = pl.when(error > 0, pl.col("n") >= SEEDS)
+    table = data.with_columns(
+        z=known.then((pl.col("correlation") - pl.col("law")) / error),
+        z_halving=known.then((pl.col("correlation") - pl.col("halving")) / error),
+    )
+    value = pl.col("value")
+    rows = readings.rows.filter(site=site, quantity="gradient_cosine").filter(value.is_finite())
+    for (design, inputs, width), part in table.group_by("design", "inputs", "width", maintain_order=True):
+        same = readings.cells.filter(design=design, inputs=inputs, width=width)
+        cells = [same.filter(depth=depth)["cell"][0] for depth in part["depth"]]
+        cosines = [dict(rows.filter(cell=cell).select("seed", "value").iter_rows()) for cell in cells]
+        yield _Line(part, cosines, cells[-1])
+
+
+def _halves(line: _Line) -> bool:
+    """Whether it is commonly said of such a network that it shatters as a half a layer."""
+    return line.last["order"] == "" and line.last["norm"] in ("none", "batch") and line.rows["halving"].count() > 0
+
+
+def _kept(line: _Line) -> Finding:
+    """Seeds have networks of all depths, so the difference is taken seed by seed."""
+    first, last = line.first, line.last
+    said = (
+        f"From depth {first['depth']} to {last['depth']} of {line.subject} the mean cosine between the gradients goes "
+        f"from {_with_interval(first)} to {_with_interval(last)}"
+    )
+    shallow, deep = line.cosines[0], line.cosines[-1]
+    pairs = np.array([(shallow[seed], deep[seed]) for seed in sorted(shallow.keys() & deep.keys())]).reshape(-1, 2)
+    if len(pairs) < SEEDS:
+        return line.finding("correlation over depth", "cannot tell", f"{said}; {len(pairs)} draws are too few.")
+    low, high = _interval(pairs[:, 1] - KEPT * pairs[:, 0])
+    began = _interval(pairs[:, 0])[0] > 0
+    verdict: Verdict = "cannot tell"
+    if began and (low > 0 or high < 0):
+        verdict = "kept" if low > 0 else "shattered"
+    said += f" ({len(pairs)} draws)."
+    if not began:
+        said += " The shallowest have none that could be lost."
+    elif verdict == "cannot tell":
+        said += f" Whether more than {KEPT:g} of it is left these draws do not decide."
+    return line.finding("correlation over depth", verdict, said)
+
+
+def _interval(values: Array) -> tuple[float, float]:
+    """Of the mean, at 95 %: Student's t."""
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(len(values) - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def _fit(line: _Line, looks: int) -> Finding:
+    return _held(line, "law of infinite width", "law", "z", looks)
+
+
+def _halving(line: _Line, looks: int) -> Finding:
+    found = _held(line, "a half a layer", "halving", "z_halving", looks)
+    if found.verdict != "law holds":
+        return found
+    # Where the correlation may as well be 0, or what the other law says, that this law fits says nothing.
+    limit = z_limit(looks, line.last["n"])
+    for row in line.rows.filter(pl.col("z_halving").is_not_null()).iter_rows(named=True):
+        error = (row["high"] - row["low"]) / (2 * _Z95)
+        if row["correlation"] > limit * error and (row["z"] is None or abs(row["z"]) > limit):
+            return found
+    told = f"{found.statement} Nor would these draws show another law."
+    return line.finding("a half a layer", "cannot tell", told)
+
+
+def _held(line: _Line, rule: str, column: str, z: str, looks: int) -> Finding:
+    judged = line.rows.filter(pl.col(z).is_not_null())
+    if judged.is_empty():
+        said = f"{line.last['n']} draws of {line.subject} are too few to hold against a law: measure {SEEDS} at least."
+        return line.finding(rule, "cannot tell", said)
+    limits = pl.Series([z_limit(looks, n) for n in judged["n"]])
+    ranked = judged.with_columns(limit=limits).sort(pl.col(z).abs() / pl.col("limit"))
+    worst = ranked.row(-1, named=True)
+    off = ranked.filter(pl.col(z).abs() > pl.col("limit")).height
+    said = (
+        f"Of {line.subject} the mean cosine is furthest from the law at depth {worst['depth']}: "
+        f"{_with_interval(worst)}, where it says {number(worst[column], 2)}: z = {number(worst[z], 2)}, the limit for "
+        f"{looks} looks being {number(worst['limit'], 2)}."
+    )
+    if off:
+        said += f" At {off} of {judged.height} depths it is beyond."
+        if column == "law":
+            said += " The law is that of infinite width; at this one draws differ, and a floor remains."
+    else:
+        error = worst["limit"] * (worst["high"] - worst["low"]) / (2 * _Z95)
+        said += f" A distance of {number(error, 2)} there would have shown."
+    return line.finding(rule, "law does not hold" if off else "law holds", said)
+
+
+def _with_interval(row: dict[str, Any]) -> str:
+    if row["low"] is None:
+        return number(row["correlation"], 2)
+    return f"{number(row['correlation'], 2)} ({number(row['low'], 2)} to {number(row['high'], 2)})"
+
+
+_Z95 = 1.959963984540054

@@ -13,22 +13,36 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 from typing import get_args
 
 import polars as pl
 
 from skipscope import theory
 from skipscope.draws import CotangentKind
-from skipscope.errors import InputError, require_type
+from skipscope.errors import InputError, require_int, require_type
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 
-__all__ = ["QUANTILES", "Summary", "median_ranks", "summarise", "with_median_interval"]
+__all__ = [
+    "CARRYING",
+    "FALSE_ALARM",
+    "QUANTILES",
+    "Summary",
+    "median_ranks",
+    "summarise",
+    "with_median_interval",
+    "z_limit",
+]
 
 QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 """The columns of quantiles, over seeds."""
 
-_CARRYING = 30  # seeds that must carry a mean of squares, if its standard error is to be trusted
+CARRYING = 30
+"""Seeds that must carry a mean of squares, if its standard error is to be trusted."""
+
+FALSE_ALARM = 0.01
+"""How likely true laws may be called wrong, at one site or more of all that are looked at together."""
 
 _KEY = ["cell", "step", "site", "call", "quantity"]
 
@@ -45,8 +59,9 @@ class Summary:
             it speaks of logarithms `law_q05` to `law_q95`, `law_log_mean` and `law_log_sd`. `z` is how many standard
             errors the measurement is above the law: of logarithms (log_mean - law_log_mean) / (law_log_sd / sqrt(n)),
             n the seeds where the value is positive; of others the mean of value^2 less law_rms^2, in units of its
-            measured standard error, and null where fewer than 30 seeds carry that mean, (sum v^2)^2 / sum v^4, because
-            then a heavy tail has not been seen. Joined with the cell's `design`, `depth`, `width`, `cotangent`,
+            measured standard error, and null where fewer than `CARRYING` seeds carry that mean, `carrying` = (sum
+            v^2)^2 / sum v^4, because then a heavy tail has not been seen. Which z contradicts a law depends on how many
+            are looked at: see `z_limit`. Joined with the cell's `design`, `depth`, `width`, `cotangent`,
             `batch`, and the site's `site_depth` (weight layers from the input), `site_order`, `kind`, `activation`,
             `block`.
         laws: one row a (cell, quantity) that there are laws about, for the sharpest that holds: `law`, `kind` (exact in
@@ -77,7 +92,7 @@ def summarise(readings: Readings) -> Summary:
     require_type("readings", readings, Readings, "skipscope.probe and the studies give them")
     laws, predicted = _laws(readings)
     table = (
-        _statistics(readings.rows)
+        pl.concat([_statistics(rows) for rows in readings.by_kind()])
         .join(predicted, on=["cell", "step", "site", "quantity"], how="left")
         .with_columns(z=pl.when(pl.col("law_log_sd").is_null()).then(_z_of_square()).otherwise(_z_of_logarithm()))
         .drop(pl.selectors.starts_with("_"))
@@ -96,7 +111,7 @@ def _z_of_logarithm() -> pl.Expr:
 
 def _z_of_square() -> pl.Expr:
     off = pl.col("_square_mean") - (pl.col("law_rms") / pl.col("_largest")) ** 2
-    trusted = (pl.col("_square_error") > 0) & (pl.col("_carrying") >= _CARRYING)
+    trusted = (pl.col("_square_error") > 0) & (pl.col("carrying") >= CARRYING)
     return pl.when(trusted).then(off / pl.col("_square_error"))
 
 
@@ -123,7 +138,7 @@ def _statistics(rows: pl.DataFrame) -> pl.DataFrame:
         _largest=largest,
         _square_mean=square.mean(),
         _square_error=square.std() / finite.sum().sqrt(),
-        _carrying=square.sum() * square.sum() / (square * square).sum(),
+        carrying=square.sum() * square.sum() / (square * square).sum(),
         _positive=positive.sum(),
         _sorted=value.filter(finite).sort(),
     )
@@ -158,6 +173,31 @@ def median_ranks(n: int, level: float = 0.95) -> tuple[int, int] | None:
             break
         rank = k
     return None if rank < 0 else (rank, n - 1 - rank)
+
+
+def z_limit(looks: int, draws: float | None = None) -> float:
+    """How large |z| may be before a law is contradicted, when the largest of so many is looked at.
+
+    Were all laws true, one of the looks or more would be above the limit with probability `FALSE_ALARM` at most: of
+    Sidak's correction (1967, doi:10.1080/01621459.1967.10482935), which for two-sided normal z is on the safe side
+    however they depend on each other. Neighbouring sites do, so that the true probability is smaller.
+
+    Args:
+        looks: how many z are looked at, those of all sites and networks that are told of together.
+        draws: from how many draws the standard error is estimated, for Student's t; None where the law gives it.
+
+    Raises:
+        InputError: there are no looks, or fewer than 2 draws.
+    """
+    require_int("looks", looks, least=1)
+    tail = -math.expm1(math.log1p(-FALSE_ALARM) / looks) / 2
+    if draws is None:
+        return -NormalDist().inv_cdf(tail)
+    if draws < 2:
+        raise InputError(f"draws must be 2 at least, to have a standard error; got {draws!r}.")
+    from scipy.special import stdtrit  # only whoever has an estimated error needs SciPy
+
+    return -float(stdtrit(draws - 1, tail))
 
 
 # ------------------------------------------------------------------------------------------------ the laws beside
@@ -203,7 +243,7 @@ def _predicted(cell: str, table: pl.DataFrame) -> pl.DataFrame:
 
 
 def _predictions(readings: Readings) -> Iterator[tuple[str, theory.Prediction]]:
-    measured = readings.rows.select("cell", "quantity").unique()
+    measured = readings.distinct("cell", "quantity")
     for row in readings.cells.iter_rows(named=True):
         # The laws are about networks as drawn, and about the two cotangents that they know.
         if not row["spec"] or row["edit"] or row["cotangent"] not in ("gaussian", "ones"):

@@ -20,9 +20,9 @@ from skipscope.studies.jacobian import (
     Part,
     jacobian,
     measure,
-    named_design,
     of_network,
 )
+from skipscope.studies.named import named_design
 from skipscope.summary import summarise
 
 Array = NDArray[Any]
@@ -41,7 +41,7 @@ def values(readings: Readings, quantity: str, **filters: Any) -> Array:
 
 def exact(name: str, depth: int, site: str, batch: int = 1) -> Array:
     """The matrices column by column through the jvp, where the study goes row by row through the backward."""
-    network = build(named_design(JACOBIAN_DESIGNS, name, depth=depth, width=8), seed=SEEDS)
+    network = build(named_design(name, depth=depth, width=8), seed=SEEDS)
     linear = linearise(network, draws.normals(SEEDS, "input", (batch, 8)))
     part = linear if site == "network" else linear.at(site)
     return np.stack([part.jvp(row[None])[:, 0] for row in np.eye(part.inputs)], axis=-1)
@@ -148,9 +148,9 @@ def test_a_network_that_is_not_square_has_no_distance_from_the_identity():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"designs": ("plian",)}, "designs must be one of .* Did you mean 'plain'"),
+        ({"designs": ("plian",)}, "design must be one of .* Did you mean 'plain'"),
         ({"designs": ()}, "designs is empty"),
-        ({"parts": ("tail",)}, "parts must be one of 'network', 'body'"),
+        ({"parts": ("tail",)}, "part must be one of 'network', 'body'"),
         ({"order": "after-add"}, "order='after-add' cannot be chosen, as the design"),
         ({"depths": (2,), "designs": "plain"}, "part='body' needs a network with blocks"),
         ({"batch": 1, "designs": "plain, batch norm"}, "batch must be at least 2"),

@@ -9,11 +9,19 @@ is a row of panels with common axes, so that whoever shows it can choose their n
 from __future__ import annotations
 
 from skipscope.charts.draws import depth_ratio, depth_ratio_data, distribution, distribution_data
-from skipscope.charts.look import COLOURS, SHAPES, labels, title_of
+from skipscope.charts.look import COLOURS, SHAPES, kinds, labels, svg, title_of
 from skipscope.charts.paths import path_lengths, path_lengths_data, shares, shares_data
 from skipscope.charts.profiles import coincident, coincident_words, flow, flow_data, junctions, junctions_data
 from skipscope.charts.shattering import correlation, correlation_data
 from skipscope.charts.spectra import CURVES, spectrum, spectrum_data
+from skipscope.charts.trends import (
+    contradictions,
+    contradictions_data,
+    rates,
+    rates_data,
+    scaling,
+    scaling_data,
+)
 
 __all__ = [
     "COLOURS",
@@ -21,6 +29,8 @@ __all__ = [
     "SHAPES",
     "coincident",
     "coincident_words",
+    "contradictions",
+    "contradictions_data",
     "correlation",
     "correlation_data",
     "depth_ratio",
@@ -31,12 +41,18 @@ __all__ = [
     "flow_data",
     "junctions",
     "junctions_data",
+    "kinds",
     "labels",
     "path_lengths",
     "path_lengths_data",
+    "rates",
+    "rates_data",
+    "scaling",
+    "scaling_data",
     "shares",
     "shares_data",
     "spectrum",
     "spectrum_data",
+    "svg",
     "title_of",
 ]

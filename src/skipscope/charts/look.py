@@ -7,9 +7,13 @@ other ink is `currentColor`: black in a file, and in a page the colour of its te
 
 from __future__ import annotations
 
+import io
+import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
+from xml.sax.saxutils import escape
 
 import altair as alt
 import polars as pl
@@ -29,6 +33,7 @@ __all__ = [
     "SHAPES",
     "Rows",
     "Shared",
+    "as_means",
     "as_range",
     "as_ranges",
     "as_rows",
@@ -40,14 +45,19 @@ __all__ = [
     "design_places",
     "facet",
     "in_order",
+    "kinds",
     "labelled",
     "labels",
     "law_lines",
+    "laws_of_means",
     "log_axis",
+    "mean_law_lines",
+    "mean_law_words",
     "medians",
     "require_rows",
     "seeds_in_words",
     "shape",
+    "svg",
     "title_of",
     "tooltip",
     "zoom",
@@ -94,14 +104,17 @@ def labels(readings: Readings) -> dict[str, str]:
 
     The designs that skipscope knows come first, in its order; other cells in theirs.
     """
-    rows = readings.cells.to_dicts()
+    return _labels(readings.cells.to_dicts())
+
+
+def _labels(rows: Rows) -> dict[str, str]:
     names = list(DESIGNS)
     order = sorted(
         range(len(rows)),
         key=lambda i: (names.index(rows[i]["design"]) if rows[i]["design"] in names else len(names), i),
     )
     base = [row["design"] or row["edit"] or "network" for row in rows]
-    differing = [name for name in readings.cells.columns if _tells_apart(name, rows, base)]
+    differing = [name for name in (rows[0] if rows else ()) if _tells_apart(name, rows, base)]
     found = {
         rows[i]["cell"]: ", ".join([base[i], *(_factor(name, rows[i][name]) for name in differing)]) for i in order
     }
@@ -115,6 +128,24 @@ def labels(readings: Readings) -> dict[str, str]:
     if len(set(found.values())) < len(found):  # alike in every factor and field: only their names are left
         return {cell: cell for cell in found}
     return found
+
+
+def kinds(readings: Readings) -> dict[str, str]:
+    """A short name for every cell, which cells that differ in depth only have in common; else as `labels`."""
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for row in readings.cells.iter_rows(named=True):
+        alike.setdefault(_kind(row), []).append(row)
+    named = _labels([{**json.loads(kind), "cell": kind} for kind in alike])
+    return {row["cell"]: label for kind, label in named.items() for row in alike[kind]}
+
+
+def _kind(row: dict[str, Any]) -> str:
+    """All but its depth that a cell can be told apart by: its row, as if it had one block a stage."""
+    spec = ""
+    if row["spec"]:
+        known = Spec.from_json(row["spec"])
+        spec = replace(known, stages=tuple(replace(stage, blocks=1) for stage in known.stages)).to_json()
+    return json.dumps({**row, "cell": "", "spec": spec, "depth": None}, sort_keys=True)
 
 
 def _fields_apart(cells: Sequence[str], specs: dict[str, str]) -> dict[str, list[str]]:
@@ -215,6 +246,19 @@ def facet(
     return configured
 
 
+def svg(chart: alt.FacetChart) -> str:
+    """The chart as the text of an SVG file that says in words what it shows, for those who do not see it.
+
+    `chart.save("chart.svg")` draws the same, but Vega leaves a chart's title and description out of the file's own.
+    """
+    drawn = io.StringIO()
+    chart.save(drawn, format="svg")
+    start, tag, rest = drawn.getvalue().partition(">")
+    spec = chart.to_dict()
+    told = f"<title>{escape(spec['title']['text'])}</title><desc>{escape(spec['description'])}</desc>"
+    return f'{start} role="img"{tag}{told}{rest}'
+
+
 def bands(base: alt.Chart, y: Shared) -> list[alt.Chart]:
     """The bands of 5 to 95 and 25 to 75 % of draws."""
 
@@ -234,6 +278,26 @@ def law_lines(x: alt.X, y: Shared) -> list[alt.Chart]:
         return dashed
 
     return [line("law_q05", 0.8, [2, 2]), line("law_q95", 0.8, [2, 2]), line("law_q50", 1.5, [6, 3])]
+
+
+def laws_of_means() -> list[pl.Expr]:
+    """The columns `rms` and `law_rms` of a summary, null but where the law knows of the mean square alone."""
+    alone = pl.when(pl.col("law_q50").is_null() & pl.col("law_rms").is_not_null())
+    return [alone.then(name).alias(name) for name in ("rms", "law_rms")]
+
+
+def mean_law_lines(x: alt.X, y: Shared) -> list[alt.Chart]:
+    """A law of the mean square alone: its root, dash-dotted, beside the measured root mean square, a thin line."""
+    measured = alt.Chart().mark_line(color=INK, strokeWidth=1, opacity=0.7, clip=True)
+    law = alt.Chart().mark_line(color=INK, strokeWidth=1.5, strokeDash=[8, 3, 2, 3], clip=True)
+    return [measured.encode(x=x, y=alt.Y("rms:Q", **y)), law.encode(x=x, y=alt.Y("law_rms:Q", **y))]
+
+
+def mean_law_words(table: pl.DataFrame) -> str:
+    """How to read `mean_law_lines` in a chart's subtitle; nothing where the table has no such law."""
+    if table["law_rms"].null_count() == table.height:
+        return ""
+    return "dash-dotted: the law of the root mean square over draws; thin: that of these draws"
 
 
 def medians(
@@ -360,6 +424,12 @@ def as_range(name: str, low: str, high: str, middle: str | None = None) -> pl.Ex
 def as_ranges() -> list[pl.Expr]:
     """The two bands in words, for a tooltip."""
     return [as_range("half", "q25", "q75"), as_range("most", "q05", "q95")]
+
+
+def as_means(name: str) -> pl.Expr:
+    """The columns of `laws_of_means` as text, the law's last; an en dash where there is no such law."""
+    told = as_range(name, "rms", "law_rms")
+    return told.str.replace(" to ", ", law ", literal=True).alias(name)
 
 
 def tooltip(**columns: str) -> list[alt.Tooltip]:

@@ -8,6 +8,7 @@ import polars as pl
 from skipscope.charts.look import (
     Rows,
     Shared,
+    as_means,
     as_range,
     as_ranges,
     as_rows,
@@ -21,7 +22,10 @@ from skipscope.charts.look import (
     labelled,
     labels,
     law_lines,
+    laws_of_means,
     log_axis,
+    mean_law_lines,
+    mean_law_words,
     medians,
     require_rows,
     seeds_in_words,
@@ -54,7 +58,8 @@ def flow_data(summary: Summary, quantity: str = "backward_gain") -> pl.DataFrame
 
     Returns:
         Columns `cell`, `panel`, `design`, the summary's `site`, `site_depth`, `n`, `zeros`, `nonfinite`, `q05` to
-        `q95`, `law_q05`, `law_q50`, `law_q95` and `z`.
+        `q95`, `law_q05`, `law_q50`, `law_q95`, `z` and `carrying`; `law_rms`, with the measured `rms`, where the law
+        is one of the mean square alone.
 
     Raises:
         InputError: the summary has no such quantity, or none with a place in depth.
@@ -68,8 +73,9 @@ def flow_data(summary: Summary, quantity: str = "backward_gain") -> pl.DataFrame
     else:
         rows = rows.join(_inside(summary.readings, blocks), on=["cell", "site"], how="anti")
     rows = _panels(rows, summary.readings)
-    laws = ["law_q05", "law_q50", "law_q95", "z"]
-    return rows.select("cell", "panel", "design", "site", "site_depth", "n", "zeros", "nonfinite", *QUANTILES, *laws)
+    named = ("cell", "panel", "design", "site", "site_depth", "n", "zeros", "nonfinite")
+    laws = ("law_q05", "law_q50", "law_q95", "z", "carrying")
+    return rows.select(*named, *QUANTILES, *laws, *laws_of_means())
 
 
 def _inside(readings: Readings, blocks: pl.DataFrame) -> pl.DataFrame:
@@ -113,7 +119,7 @@ def flow(summary: Summary, quantity: str = "backward_gain", *, columns: int = 2)
     x = depth_axis(table["site_depth"], "site_depth", "weight layers from the input")
     base = alt.Chart().encode(x=x, color=colour(table, legend=False))
     point = shape(table, legend=False)
-    law = law_lines(x, y) if _has_law(table) else []
+    law = [*(law_lines(x, y) if _has_law(table) else []), *(mean_law_lines(x, y) if mean_law_words(table) else [])]
     layers = [*bands(base, y), *law, *medians(base, y, point, _profile_tooltip())]
     return facet(
         layers,
@@ -123,7 +129,8 @@ def flow(summary: Summary, quantity: str = "backward_gain", *, columns: int = 2)
         title=f"{capital(title_of(quantity))}, by depth",
         subtitle=[
             f"median over {seeds_in_words(table)} with bands 25 to 75 % and 5 to 95 %"
-            + ("; dashed: the law's median; dotted: its 5 and 95 % quantiles" if _has_law(table) else "")
+            + ("; dashed: the law's median; dotted: its 5 and 95 % quantiles" if _has_law(table) else ""),
+            *([mean_law_words(table)] if mean_law_words(table) else []),
         ],
         description=_profile_words(table, quantity),
     )
@@ -140,6 +147,7 @@ def _profile_rows(table: pl.DataFrame) -> Rows:
             as_range("half", "q25", "q75"),
             as_range("most", "q05", "q95"),
             as_range("law", "law_q05", "law_q95", "law_q50"),
+            as_means("mean_law"),
             as_text("z_text", pl.col("z"), digits=2),
         )
     )
@@ -154,6 +162,7 @@ def _profile_tooltip() -> list[alt.Tooltip]:
         half="25 to 75 %",
         most="5 to 95 %",
         law="law (5 to 95 %)",
+        mean_law="root mean square",
         z_text="z of the law",
         n="seeds",
     )

@@ -5,6 +5,7 @@ The table is that of `skipscope.spectra`; here it gets its panels.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import altair as alt
@@ -79,7 +80,7 @@ def spectrum(summary: Summary, part: Literal["network", "body"] = "body", *, col
     table = spectrum_data(summary, part)
     require_int("columns", columns, least=1)
     axis = alt.Axis(labelExpr=LOG_LABELS, tickCount=6)
-    y: Shared = {"title": "singular value", "scale": alt.Scale(type="log"), "axis": axis}
+    y: Shared = {"title": "singular value", "scale": _scale(table), "axis": axis}
     x = depth_axis(table["depth"], "depth", "depth d")
     rule = alt.Chart().mark_rule(color=INK, opacity=0.5, clip=True).encode(y=alt.Y("one:Q", **y), size=alt.value(1))
     return facet(
@@ -94,6 +95,21 @@ def spectrum(summary: Summary, part: Literal["network", "body"] = "body", *, col
         ],
         description=_words(table, part),
         size=(250, 200),
+    )
+
+
+def _scale(table: pl.DataFrame) -> alt.Scale:
+    """All that is drawn, and below it room for the notes, where there are any."""
+    drawn = pl.concat([table[name].drop_nulls() for name in ("q25", "q50", "q75", "law")])
+    positive = drawn.filter(drawn > 0)
+    if positive.is_empty():
+        return alt.Scale(type="log")
+    low, high = (math.log10(float(str(end))) for end in (min(positive.min(), 1.0), max(positive.max(), 1.0)))  # type: ignore[type-var]
+    lines = max((len((_zero(part) or "").split("; ")) for _, part in table.group_by("panel") if _zero(part)), default=0)
+    span = max(high - low, 0.5)
+    low -= span * (0.05 + 0.09 * lines)
+    return alt.Scale(
+        type="log", domain=[float(f"{10**low:.3g}"), float(f"{10 ** (high + 0.05 * span):.3g}")], nice=False
     )
 
 

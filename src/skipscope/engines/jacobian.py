@@ -24,8 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipscope import draws
-from skipscope.engines.numpy_engine import Kept, NumpyNetwork, _Part
+from skipscope.engines.numpy_engine import NumpyNetwork
+from skipscope.engines.parts import Kept, Part
 from skipscope.errors import InputError, choose, require_int
+from skipscope.protocol import ignore
 
 __all__ = ["Linear", "jacobian", "largest_singular_value", "linearise", "singular_values"]
 
@@ -51,7 +53,7 @@ class Linear:
     """
 
     network: NumpyNetwork
-    tape: tuple[tuple[_Part, Kept], ...]
+    tape: tuple[tuple[Part, Kept], ...]
     site: str
     samples: int
     sample: int
@@ -116,28 +118,18 @@ class Linear:
         return walk(self.tape, padded)[:, self.sample]
 
 
-_Walk = Callable[[tuple[tuple[_Part, Kept], ...], Array], Array]
+_Walk = Callable[[tuple[tuple[Part, Kept], ...], Array], Array]
 
 
-class _Nobody:
-    """The observer that wants nothing, so that weight gradients, which vectors do not have, are left out."""
-
-    def wants(self, site: str, role: str) -> bool:
-        return False
-
-    def __call__(self, site: str, /, **roles: Any) -> None:
-        """Look away."""
-
-
-def _forwards(tape: tuple[tuple[_Part, Kept], ...], tangents: Array) -> Array:
+def _forwards(tape: tuple[tuple[Part, Kept], ...], tangents: Array) -> Array:
     for part, kept in tape:
         tangents = part.jvp(tangents, kept)
     return tangents
 
 
-def _backwards(tape: tuple[tuple[_Part, Kept], ...], cotangents: Array) -> Array:
+def _backwards(tape: tuple[tuple[Part, Kept], ...], cotangents: Array) -> Array:
     for part, kept in reversed(tape):
-        cotangents = part.backward(cotangents, kept, _Nobody())
+        cotangents = part.backward(cotangents, kept, ignore)
     return cotangents
 
 

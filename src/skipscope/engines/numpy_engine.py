@@ -1,8 +1,7 @@
 """The NumPy engine: a `Spec` and seeds become an ensemble of networks that run forward and backward at once.
 
-A network is a chain of parts. Each part has `forward`, which gives its output and what its backward will need, and
-`backward` under it, which takes the gradient by the output and gives the gradient by the input; the derivations stand
-in ops.py. Parts push the arrays to the observer as they make them and keep nothing. Only the weight arrays ever change.
+A network is a chain of parts (see parts.py), which push the arrays to the observer as they make them and keep nothing.
+Only the weight arrays ever change.
 """
 
 from __future__ import annotations
@@ -10,205 +9,21 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipscope import draws
-from skipscope.engines import ops
+from skipscope.engines.parts import Chain, Kept, Norm, Part, PlainBlock, ResidualBlock, body_of, stem_of, tail_of
 from skipscope.errors import InputError, require_number, require_type
-from skipscope.protocol import Loss, Observer, Run, Site, ignore, sites_of, wanted
-from skipscope.spec import Block, Layer, Spec
+from skipscope.protocol import Loss, Observer, Run, Site, ignore, sites_of
+from skipscope.spec import Spec
 
-__all__ = ["NumpyNetwork", "build", "build_all"]
+__all__ = ["NumpyNetwork", "build", "build_all", "sent_back"]
 
 Array = NDArray[np.floating[Any]]
-Kept = Any  # whatever a part's forward hands to its backward
-
-_Derivative = Callable[[Array, Array], Array]
-_ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], _Derivative, _Derivative]] = {  # forward, backward, jvp
-    "relu": (ops.relu, ops.relu_backward, ops.relu_jvp),
-    "tanh": (ops.tanh, ops.tanh_backward, ops.tanh_jvp),
-    "linear": (ops.linear, ops.linear_backward, ops.linear_jvp),
-}
-_NORMS = {
-    "batch": (ops.batch_norm, ops.batch_norm_backward, ops.batch_norm_jvp),
-    "layer": (ops.layer_norm, ops.layer_norm_backward, ops.layer_norm_jvp),
-}
-
-
-class _Part(Protocol):
-    def forward(self, x: Array, observe: Observer) -> tuple[Array, Kept]: ...
-
-    def backward(self, dy: Array, kept: Kept, observe: Observer) -> Array: ...
-
-    def jvp(self, tx: Array, kept: Kept) -> Array: ...
-
-
-@dataclass(frozen=True)
-class _Affine:
-    """y = W x + b."""
-
-    site: str
-    weight: Array
-    bias: Array | None
-
-    def forward(self, x: Array, observe: Observer) -> tuple[Array, Kept]:
-        return ops.affine(x, self.weight, self.bias), x
-
-    def backward(self, dy: Array, kept: Kept, observe: Observer) -> Array:
-        if wanted(observe, self.site, "weight", "weight_grad"):
-            observe(self.site, weight=self.weight, weight_grad=ops.affine_backward_weight(dy, kept))
-        if self.bias is not None and wanted(observe, self.site, "bias", "bias_grad"):
-            observe(self.site, bias=self.bias, bias_grad=ops.affine_backward_bias(dy))
-        return ops.affine_backward_input(dy, self.weight)
-
-    def jvp(self, tx: Array, kept: Kept) -> Array:
-        return ops.affine_jvp(tx, self.weight)
-
-
-@dataclass(frozen=True)
-class _Norm:
-    """y = gamma (x - mean) / std + beta, over the batch or over the features."""
-
-    site: str
-    norm: str
-    gamma: Array
-    beta: Array
-
-    def forward(self, x: Array, observe: Observer) -> tuple[Array, Kept]:
-        return _NORMS[self.norm][0](x, self.gamma, self.beta)
-
-    def backward(self, dy: Array, kept: Kept, observe: Observer) -> Array:
-        dx, dgamma, dbeta = _NORMS[self.norm][1](dy, self.gamma, kept)
-        observe(self.site, gamma=self.gamma, gamma_grad=dgamma)
-        observe(self.site, beta=self.beta, beta_grad=dbeta)
-        return dx
-
-    def jvp(self, tx: Array, kept: Kept) -> Array:
-        return _NORMS[self.norm][2](tx, self.gamma, kept)
-
-
-@dataclass(frozen=True)
-class _Activation:
-    """y = relu(x), tanh(x) or x."""
-
-    site: str
-    activation: str
-
-    def forward(self, x: Array, observe: Observer) -> tuple[Array, Kept]:
-        y = _ACTIVATIONS[self.activation][0](x)
-        observe(self.site, preactivation=x, activation=y)
-        return y, y
-
-    def backward(self, dy: Array, kept: Kept, observe: Observer) -> Array:
-        dx = _ACTIVATIONS[self.activation][1](dy, kept)
-        observe(self.site, preactivation_grad=dx, activation_grad=dy)
-        return dx
-
-    def jvp(self, tx: Array, kept: Kept) -> Array:
-        return _ACTIVATIONS[self.activation][2](tx, kept)
-
-
-@dataclass(frozen=True)
-class _Chain:
-    """Parts one after another."""
-
-    parts: tuple[_Part, ...]
-
-    def forward(self, x: Array, observe: Observer) -> tuple[Array, Kept]:
-        kept = []
-        for part in self.parts:
-            x, each = part.forward(x, observe)
-            kept.append(each)
-        return x, kept
-
-    def backward(self, dy: Array, kept: Kept, observe: Observer) -> Array:
-        for part, each in zip(reversed(self.parts), reversed(kept), strict=True):
-            dy = part.backward(dy, each, observe)
-        return dy
-
-    def jvp(self, tx: Array, kept: Kept) -> Array:
-        for part, each in zip(self.parts, kept, strict=True):
-            tx = part.jvp(tx, each)
-        return tx
-
-
-@dataclass
-class _PlainBlock:
-    """y = act(gain F(x))."""
-
-    site: str
-    branch: _Chain
-    gain: float
-    activation: str
-
-    def forward(self, x: Array, observe: Observer) -> tuple[Array, Kept]:
-        branch, kept = self.branch.forward(x, observe)
-        y = _ACTIVATIONS[self.activation][0](branch if self.gain == 1 else branch * self.gain)
-        observe(self.site, activation=y)
-        return y, (y, kept)
-
-    def backward(self, dy: Array, kept: Kept, observe: Observer) -> Array:
-        y, kept_branch = kept
-        observe(self.site, activation_grad=dy)
-        dsum = _ACTIVATIONS[self.activation][1](dy, y)
-        return self.branch.backward(dsum if self.gain == 1 else dsum * self.gain, kept_branch, observe)
-
-    def jvp(self, tx: Array, kept: Kept) -> Array:
-        y, kept_branch = kept
-        tbranch = self.branch.jvp(tx, kept_branch)
-        return _ACTIVATIONS[self.activation][2](tbranch if self.gain == 1 else tbranch * self.gain, y)
-
-
-@dataclass
-class _ResidualBlock:
-    """y = act(gain_s x + gain_b F(x)): dx = gain_s dsum + dF(gain_b dsum), dsum the gradient by the sum.
-
-    Where the branch has a learned scalar a, F(x) = a f(x) and da = sum(df f) over samples and features.
-    """
-
-    site: str
-    branch: _Chain
-    own_gains: tuple[float, float]
-    learned: Array | None
-    activation: str
-    factors: tuple[float, float] = field(default=(1.0, 1.0))
-
-    @property
-    def gains(self) -> tuple[float, float]:
-        return self.own_gains[0] * self.factors[0], self.own_gains[1] * self.factors[1]
-
-    def forward(self, x: Array, observe: Observer) -> tuple[Array, Kept]:
-        bare, kept = self.branch.forward(x, observe)
-        branch = bare if self.learned is None else bare * self.learned[:, None, None]
-        total, skip, term = ops.junction(x, branch, *self.gains)
-        y = _ACTIVATIONS[self.activation][0](total)
-        observe(self.site, shortcut=skip, branch=term, total=total)
-        observe(self.site, activation=y)
-        return y, (y, bare, kept)
-
-    def backward(self, dy: Array, kept: Kept, observe: Observer) -> Array:
-        y, bare, kept_branch = kept
-        observe(self.site, activation_grad=dy)
-        dsum = _ACTIVATIONS[self.activation][1](dy, y)
-        dskip, dbranch = ops.junction_backward(dsum, *self.gains)
-        if self.learned is not None:
-            observe(self.site, gain=self.learned, gain_grad=(dbranch * bare).sum(axis=(-2, -1)))
-            dbranch = dbranch * self.learned[:, None, None]
-        through = self.branch.backward(dbranch, kept_branch, observe)
-        dx = ops.junction_joined(dskip, through, *self.gains)
-        observe(self.site, shortcut_grad=dskip, branch_grad=through, total_grad=dx)
-        return dx
-
-    def jvp(self, tx: Array, kept: Kept) -> Array:
-        y, _, kept_branch = kept
-        tbranch = self.branch.jvp(tx, kept_branch)
-        if self.learned is not None:
-            tbranch = tbranch * self.learned[:, None, None]
-        return _ACTIVATIONS[self.activation][2](ops.junction_jvp(tx, tbranch, *self.gains), y)
 
 
 class NumpyNetwork:
@@ -220,6 +35,8 @@ class NumpyNetwork:
         sites: where it can be measured, in order of execution.
         parameters: the weight arrays by name (`stem.weight`, `stage1.block3.layer2.gamma`, `stage1.block3.gain`),
             each with the leading axis s; changing one in place changes the network.
+        running: the running averages of batch normalisation by name (`stem.running_mean`, `stem.running_variance`,
+            (s, n)): 0 and 1 until somebody trains the network; see `inference`.
     """
 
     def __init__(self, spec: Spec, seeds: tuple[int, ...], parameters: dict[str, Array]) -> None:
@@ -227,11 +44,22 @@ class NumpyNetwork:
         self.seeds = seeds
         self.sites: tuple[Site, ...] = sites_of(spec)
         self.parameters = parameters
-        self._blocks = tuple(self._block(block) for block in spec.body)
-        final = (
-            self._activated("final", spec.stages[-1].norm, spec.stages[-1].activation) if spec.pre_activation else ()
-        )
-        self._chain = _Chain((*self._layer(spec.stem_layer), *self._blocks, *final, *self._layer(spec.head_layer)))
+        self.running = _running(spec, len(seeds))
+        self._fixed = False
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """The parameters and the running averages."""
+        return {**self.parameters, **self.running}
+
+    @cached_property
+    def _blocks(self) -> tuple[PlainBlock | ResidualBlock, ...]:
+        return body_of(self.spec, self.arrays)
+
+    @cached_property
+    def _chain(self) -> Chain:
+        stem, tail = stem_of(self.spec, self.arrays), tail_of(self.spec, self.arrays)
+        return Chain((*stem.parts, *self._blocks, *tail.parts))
 
     def run(self, batch: Any, loss: Loss | None = None, observe: Observer = ignore) -> Run:
         """One forward pass, and with a loss one backward pass; see `skipscope.protocol.Network.run`.
@@ -242,20 +70,12 @@ class NumpyNetwork:
             InputError: the batch or the loss does not fit the network.
         """
         with np.errstate(all="ignore"):
-            x = self._inputs(batch)
+            x = self.inputs(batch)
             observe("input", activation=x)
             output, kept = self._chain.forward(x, observe)
             if loss is None:
                 return Run(output, None)
-            if not callable(getattr(loss, "gradient", None)):
-                raise InputError(
-                    f"loss {loss!r} has no gradient(output, batch), and this engine differentiates by hand: use "
-                    "skipscope.losses, or an object that is called for the loss and has such a method."
-                )
-            value = loss(output, batch)
-            dy = np.asarray(loss.gradient(output, batch), output.dtype, order="C")
-            if dy.shape != output.shape:
-                raise InputError(f"loss {loss!r} has a gradient of shape {dy.shape}; the output has {output.shape}.")
+            value, dy = sent_back(loss, output, batch)
             dx = self._chain.backward(dy, kept, observe)
             observe("input", activation_grad=dx)
         return Run(output, value)
@@ -280,23 +100,40 @@ class NumpyNetwork:
             for block, old in zip(chosen, before, strict=True):
                 block.factors = old
 
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Within the context batch normalisation takes its running averages in place of the batch's statistics."""
+        before = self._fixed
+        self._fix(True)
+        try:
+            yield
+        finally:
+            self._fix(before)
+
+    def _fix(self, fixed: bool) -> None:
+        self._fixed = fixed
+        for norm in _norms(self._chain):
+            norm.fixed = fixed
+
     @property
     def edit(self) -> str:
-        """What `gains` changes at this moment, for the record: e.g. `stage1.block2: shortcut x 0, branch x 1`."""
+        """What `gains` and `inference` change at this moment, e.g. `stage1.block2: shortcut x 0, branch x 1`."""
         edits = []
-        for block in self._blocks:
-            if isinstance(block, _ResidualBlock) and block.factors != (1.0, 1.0):
+        for block in self.__dict__.get("_blocks", ()):  # blocks that were not yet made were not edited
+            if isinstance(block, ResidualBlock) and block.factors != (1.0, 1.0):
                 shortcut, branch = (repr(factor).removesuffix(".0") for factor in block.factors)
                 edits.append(f"{block.site}: shortcut x {shortcut}, branch x {branch}")
+        if self._fixed and self.running:
+            edits.append("batch norm: running averages")
         return "; ".join(edits)
 
-    def taped(self, batch: Any) -> tuple[Array, list[tuple[_Part, Kept]]]:
+    def taped(self, batch: Any) -> tuple[Array, list[tuple[Part, Kept]]]:
         """The output, and the parts in order, each with what a forward pass kept for its backward.
 
         For walks back through the network that are not its gradient, as `skipscope.engines.paths` has one.
         """
         with np.errstate(all="ignore"):
-            output, kept = self._chain.forward(self._inputs(batch), ignore)
+            output, kept = self._chain.forward(self.inputs(batch), ignore)
         return output, list(zip(self._chain.parts, kept, strict=True))
 
     def jvp(self, batch: Any, tangent: Any) -> Array:
@@ -308,19 +145,19 @@ class NumpyNetwork:
             InputError: the batch or the tangent does not fit the network.
         """
         with np.errstate(all="ignore"):
-            x = self._inputs(batch)
+            x = self.inputs(batch)
             tx = np.asarray(tangent, self.spec.dtype, order="C")
             if tx.shape not in (x.shape, x.shape[1:]):
                 raise InputError(f"tangent must have the batch's shape, {x.shape}; got {tx.shape}.")
             _, kept = self._chain.forward(x, ignore)
             return self._chain.jvp(np.broadcast_to(tx, x.shape), kept)
 
-    def _junctions(self, at: str | Iterable[str] | None) -> list[_ResidualBlock]:
-        junctions = [block for block in self._blocks if isinstance(block, _ResidualBlock)]
+    def _junctions(self, at: str | Iterable[str] | None) -> list[ResidualBlock]:
+        junctions = [block for block in self._blocks if isinstance(block, ResidualBlock)]
         if not junctions:
             raise InputError("gains: this network is plain and has no junction; its twin() has.")
         patterns = ["*"] if at is None else [at] if isinstance(at, str) else list(at)
-        chosen: dict[str, _ResidualBlock] = {}
+        chosen: dict[str, ResidualBlock] = {}
         for pattern in patterns:
             found = {block.site: block for block in junctions if fnmatch.fnmatchcase(block.site, pattern)}
             if not found:
@@ -330,7 +167,12 @@ class NumpyNetwork:
             chosen |= found
         return list(chosen.values())
 
-    def _inputs(self, batch: Any) -> Array:
+    def inputs(self, batch: Any) -> Array:
+        """The inputs of a batch as the network takes them: (s, b, n), in its dtype.
+
+        Raises:
+            InputError: they do not fit the network.
+        """
         given = batch[0] if isinstance(batch, tuple) and batch else batch
         try:
             if np.asarray(given).dtype.kind not in "biuf":
@@ -351,38 +193,50 @@ class NumpyNetwork:
                 f"batch has {int((~np.isfinite(x)).sum())} entries that are nan or inf: mend the data first."
             )
         batch_norm = "batch" in {self.spec.stem.norm, *(stage.norm for stage in self.spec.stages)}
-        if batch_norm and x.shape[-2] == 1:
+        if batch_norm and x.shape[-2] == 1 and not self._fixed:
             raise InputError(
                 "batch of 1 sample: batch normalisation over one sample is 0 whatever comes in; give 2 or more."
             )
         return np.broadcast_to(x, (len(self.seeds), *x.shape[-2:]))
 
-    # ------------------------------------------------------------------------------------------- putting it together
 
-    def _layer(self, layer: Layer) -> tuple[_Part, ...]:
-        affine = _Affine(layer.site, self.parameters[f"{layer.site}.weight"], self.parameters.get(f"{layer.site}.bias"))
-        activated = self._activated(layer.site, layer.norm, layer.activation)
-        return (affine, *activated) if layer.first == "affine" else (*activated, affine)
-
-    def _activated(self, site: str, norm: str, activation: str) -> tuple[_Part, ...]:
-        after = _Activation(site, activation)
-        if norm == "none":
-            return (after,)
-        return _Norm(site, norm, self.parameters[f"{site}.gamma"], self.parameters[f"{site}.beta"]), after
-
-    def _block(self, block: Block) -> _PlainBlock | _ResidualBlock:
-        branch = _Chain(tuple(part for layer in block.layers for part in self._layer(layer)))
-        if block.plain:
-            return _PlainBlock(block.site, branch, block.branch_gain, block.activation)
-        gains = block.shortcut_gain, block.branch_gain
-        return _ResidualBlock(block.site, branch, gains, self.parameters.get(f"{block.site}.gain"), block.activation)
+def _norms(chain: Chain) -> Iterator[Norm]:
+    for part in chain.parts:
+        if isinstance(part, Norm):
+            yield part
+        elif isinstance(part, PlainBlock | ResidualBlock):
+            yield from _norms(part.branch)
 
 
-def build_all(specs: Sequence[Spec], *, seed: int | Iterable[int]) -> list[NumpyNetwork]:
+def sent_back(loss: Loss, output: Array, batch: Any) -> tuple[Array, Array]:
+    """The loss (s,) of an output (s, b, n), and its gradient by the output, which goes back through the network.
+
+    Raises:
+        InputError: the loss has no gradient beside it, or one of another shape.
+    """
+    if not callable(getattr(loss, "gradient", None)):
+        raise InputError(
+            f"loss {loss!r} has no gradient(output, batch), and this engine differentiates by hand: use "
+            "skipscope.losses, or an object that is called for the loss and has such a method."
+        )
+    value = loss(output, batch)
+    dy = np.asarray(loss.gradient(output, batch), output.dtype, order="C")
+    if dy.shape != output.shape:
+        raise InputError(f"loss {loss!r} has a gradient of shape {dy.shape}; the output has {output.shape}.")
+    return value, dy
+
+
+def build_all(
+    specs: Sequence[Spec],
+    *,
+    seed: int | Iterable[int],
+    empty: Callable[[tuple[int, int]], NDArray[np.float64]] = np.empty,
+) -> list[NumpyNetwork]:
     """The networks of several specs from the same seeds: bit for bit those of `build`, but drawn once where possible.
 
     A network whose weights are the beginning of a deeper one's (common random numbers: a plain network and a residual
     one of the same width, every depth of a sweep) shares that one's arrays, which therefore cannot be written to.
+    `empty` is as for `skipscope.draws.weights`.
     """
     seeds = draws.require_seeds(seed)
     drawn: list[tuple[Spec, Mapping[str, Array]]] = []
@@ -391,7 +245,7 @@ def build_all(specs: Sequence[Spec], *, seed: int | Iterable[int]) -> list[Numpy
         spec = specs[index]
         weights = next((_cut(spec, deep, known) for deep, known in drawn if draws.begins(spec, deep)), None)
         if weights is None:
-            weights = _frozen(draws.weights(spec, seeds))
+            weights = _frozen(draws.weights(spec, seeds, empty=empty))
             drawn.append((spec, weights))
         networks[index] = NumpyNetwork(spec, seeds, _parameters(spec, seeds, weights))
     return [networks[index] for index in range(len(specs))]
@@ -437,6 +291,18 @@ def _parameters(spec: Spec, seeds: tuple[int, ...], weights: Mapping[str, Array]
         if block.learned_gain:
             parameters[f"{block.site}.gain"] = np.zeros(len(seeds), spec.dtype)
     return parameters
+
+
+def _running(spec: Spec, networks: int) -> dict[str, Array]:
+    layers = [(layer.site, layer.normed, layer.norm) for layer in spec.layers]
+    if spec.pre_activation:
+        layers.append(("final", spec.body_width, spec.stages[-1].norm))
+    running: dict[str, Array] = {}
+    for site, features, norm in layers:
+        if norm == "batch":
+            running[f"{site}.running_mean"] = np.zeros((networks, features), spec.dtype)
+            running[f"{site}.running_variance"] = np.ones((networks, features), spec.dtype)
+    return running
 
 
 def _norm_parameters(site: str, shape: tuple[int, int], dtype: str) -> dict[str, Array]:

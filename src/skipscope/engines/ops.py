@@ -30,6 +30,9 @@ __all__ = [
     "batch_norm_jvp",
     "cross_entropy",
     "cross_entropy_backward",
+    "fixed_norm",
+    "fixed_norm_backward",
+    "fixed_norm_jvp",
     "junction",
     "junction_backward",
     "junction_joined",
@@ -173,7 +176,9 @@ def linear_jvp(tx: Array, y: Array) -> Array:
 # dz_i/dx_k does not change when i and k are swapped, so forwards
 #   tz = r (tx - mean(tx) - z mean(tx z)),   ty = gamma tz.
 # Batch normalisation (arXiv:1502.03167) takes the n numbers of a feature over the batch, layer normalisation
-# (arXiv:1607.06450) those of a sample over its features.
+# (arXiv:1607.06450) those of a sample over its features. Where a trained network is used, batch normalisation takes a
+# fixed mean and variance instead, the running averages of those of the batches: then m and v do not move with x, and
+#   dx = r gamma dy,   tx likewise.
 
 
 class Normalised(NamedTuple):
@@ -211,6 +216,24 @@ def layer_norm_backward(dy: Array, gamma: Array, kept: Normalised) -> tuple[Arra
 def layer_norm_jvp(tx: Array, gamma: Array, kept: Normalised) -> Array:
     """ty = gamma tz of `layer_norm`."""
     return gamma[..., None, :] * _through(tx, kept, axis=-1)
+
+
+def fixed_norm(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array) -> tuple[Array, Normalised]:
+    """Normalise every feature by a mean and a variance (s, n) that are given, then scale and shift it."""
+    r = 1 / np.sqrt(variance + EPS)[..., None, :]
+    z = (x - mean[..., None, :]) * r
+    return gamma[..., None, :] * z + beta[..., None, :], Normalised(z, r)
+
+
+def fixed_norm_backward(dy: Array, gamma: Array, kept: Normalised) -> tuple[Array, Array, Array]:
+    """The gradients (dx, dgamma, dbeta) of `fixed_norm`."""
+    return gamma[..., None, :] * dy * kept.r, (dy * kept.z).sum(axis=-2), dy.sum(axis=-2)
+
+
+def fixed_norm_jvp(tx: Array, gamma: Array, kept: Normalised) -> Array:
+    """ty of `fixed_norm`."""
+    ty: Array = gamma[..., None, :] * tx * kept.r
+    return ty
 
 
 def _normalise(x: Array, gamma: Array, beta: Array, axis: int) -> tuple[Array, Normalised]:

@@ -29,18 +29,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipscope.engines import ops
-from skipscope.engines.numpy_engine import (
-    _ACTIVATIONS,
-    _NORMS,
+from skipscope.engines.numpy_engine import NumpyNetwork
+from skipscope.engines.parts import (
+    ACTIVATIONS,
+    NORMS,
+    Activation,
+    Affine,
+    Chain,
     Kept,
-    NumpyNetwork,
-    _Activation,
-    _Affine,
-    _Chain,
-    _Norm,
-    _Part,
-    _PlainBlock,
-    _ResidualBlock,
+    Norm,
+    Part,
+    PlainBlock,
+    ResidualBlock,
 )
 from skipscope.errors import InputError
 from skipscope.protocol import Loss
@@ -123,22 +123,22 @@ _ROUNDING = 1e-12
 # ------------------------------------------------------------------------------------------------------ the walk back
 
 
-def _backward(part: _Part, by_path: Array, kept: Kept) -> Array:
+def _backward(part: Part, by_path: Array, kept: Kept) -> Array:
     """The gradient by path at the input of a part, from that at its output."""
     match part:
-        case _Affine():
+        case Affine():
             return _affine(by_path, part.weight)
-        case _Norm():
-            return _NORMS[part.norm][1](by_path, part.gamma[:, None], _each_length(kept))[0]
-        case _Activation():
-            return _ACTIVATIONS[part.activation][1](by_path, kept[:, None])
-        case _Chain():
+        case Norm():
+            return NORMS[part.way][1](by_path, part.gamma[:, None], _each_length(kept))[0]
+        case Activation():
+            return ACTIVATIONS[part.activation][1](by_path, kept[:, None])
+        case Chain():
             return _chain(part, by_path, kept)
-        case _PlainBlock():
+        case PlainBlock():
             y, kept_branch = kept
-            by_sum = _ACTIVATIONS[part.activation][1](by_path, y[:, None])
+            by_sum = ACTIVATIONS[part.activation][1](by_path, y[:, None])
             return _chain(part.branch, by_sum if part.gain == 1 else by_sum * part.gain, kept_branch)
-        case _ResidualBlock():
+        case ResidualBlock():
             return _junction(part, by_path, kept)
     raise TypeError(f"no backward by path through {type(part).__name__}")
 
@@ -153,15 +153,15 @@ def _each_length(kept: ops.Normalised) -> ops.Normalised:
     return ops.Normalised(kept.z[:, None], kept.r[:, None])
 
 
-def _chain(chain: _Chain, by_path: Array, kept: Kept) -> Array:
+def _chain(chain: Chain, by_path: Array, kept: Kept) -> Array:
     for part, each in zip(reversed(chain.parts), reversed(kept), strict=True):
         by_path = _backward(part, by_path, each)
     return by_path
 
 
-def _junction(block: _ResidualBlock, by_path: Array, kept: Kept) -> Array:
+def _junction(block: ResidualBlock, by_path: Array, kept: Kept) -> Array:
     y, _, kept_branch = kept
-    by_sum = _ACTIVATIONS[block.activation][1](by_path, y[:, None])
+    by_sum = ACTIVATIONS[block.activation][1](by_path, y[:, None])
     by_skip, by_branch = ops.junction_backward(by_sum, *block.gains)
     s, k, b, n = by_sum.shape
     joined = np.zeros((s, k + 1, b, n), by_sum.dtype)

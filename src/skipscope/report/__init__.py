@@ -37,6 +37,7 @@ from skipscope.report.page import (
     Table,
     render,
 )
+from skipscope.report.sweep import sweep_section
 
 __all__ = [
     "SECTIONS",
@@ -59,6 +60,7 @@ __all__ = [
     "readings_section",
     "render",
     "sections_of",
+    "sweep_section",
     "write",
 ]
 
@@ -113,6 +115,7 @@ def _target(path: str | os.PathLike[str]) -> Path:
 SECTIONS: dict[str, Callable[..., Section]] = {
     "flow": flow_section,
     "notebook": notebook_section,
+    "sweep": sweep_section,
     "highway": highway_section,
     "jacobian": jacobian_section,
     "correlation": correlation_section,

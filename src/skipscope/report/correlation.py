@@ -7,18 +7,19 @@ from typing import Any
 import polars as pl
 
 from skipscope import charts
+from skipscope.charts.look import design_places
+from skipscope.diagnosis import Finding
 from skipscope.readings import Readings
-from skipscope.report.page import Block, Claim, Claims, Figure, Holds, Prose, Section
-from skipscope.report.prose import AGREES, joined, listed, method, seeds_of, versions_of
-from skipscope.shattering import correlation_data
+from skipscope.report.page import Block, Claim, Claims, Figure, Findings, Holds, Prose, Section, Table
+from skipscope.report.prose import by_rule, holds_of, joined, method, quoted, seeds_of, versions_of
+from skipscope.shattering import KEPT
+from skipscope.shattering import findings as judge
+from skipscope.spec import Spec
 from skipscope.words import number
 
 __all__ = ["correlation_section"]
 
 Rows = list[dict[str, Any]]
-
-KEPT = 0.5
-"""Which part of the correlation of its shallowest networks a design has to keep in its deepest."""
 
 
 def correlation_section(readings: Readings, *, anchor: str = "correlation") -> Section:
@@ -28,7 +29,9 @@ def correlation_section(readings: Readings, *, anchor: str = "correlation") -> S
         InputError: the readings hold no correlation at the input, or pairs of inputs of several kinds.
     """
     table = charts.correlation_data(readings)
-    claims = _claims(readings, table)
+    named = _names(table, readings)
+    findings = _findings(readings)
+    claims = _claims(findings, readings, named)
     blocks: list[Block] = [
         Prose((_ASKED, _drawn(readings, table))),
         Figure(
@@ -48,17 +51,46 @@ def correlation_section(readings: Readings, *, anchor: str = "correlation") -> S
                 pl.col("halving").alias("a half a layer"),
             ),
         ),
-        Prose((_ends(table), *_agreement(table))),
+        _ends(table),
     ]
     if claims:
         blocks += [Prose((), "What is commonly said, and what was measured"), Claims(claims)]
+    if findings:
+        blocks += [Prose((), "Findings"), Findings(tuple(findings))]
     return Section(
         title="Correlation of gradients between inputs",
         anchor=anchor,
-        answer=_answer(table),
+        answer=_answer(table, findings, named),
         blocks=(*blocks, method(readings)),
         versions=versions_of(readings),
     )
+
+
+def _ends(table: pl.DataFrame) -> Table:
+    """The shallowest and the deepest networks of every line."""
+    rows = [
+        {
+            "network": name,
+            **{
+                f"{which}|{title}": value
+                for which, row in (("shallowest", rows[0]), ("deepest", rows[-1]))
+                for title, value in (
+                    ("d", row["depth"]),
+                    ("correlation", row["correlation"]),
+                    ("95 % interval", _interval(row)),
+                    ("law", row["law"]),
+                )
+            },
+        }
+        for name, rows in _lines(table)
+    ]
+    shown = pl.DataFrame(rows, infer_schema_length=None)
+    empty = [name for name in shown.columns if name.endswith("|law") and shown[name].null_count() == shown.height]
+    return Table(shown.drop(empty), "The shallowest and the deepest networks, with their law where there is one.")
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return "–" if row["low"] is None else f"{number(row['low'], 2)} to {number(row['high'], 2)}"
 
 
 _QUANTILES = {"q05": "5 %", "q50": "median", "q95": "95 %"}
@@ -95,103 +127,74 @@ def _lines(table: pl.DataFrame) -> list[tuple[str, Rows]]:
     ]
 
 
-def _answer(table: pl.DataFrame) -> str:
-    told = listed(f"{number(rows[-1]['correlation'], 2)} in {name}" for name, rows in _lines(table) if _known(rows[-1]))
-    depth = joined(sorted({f"depth {rows[-1]['depth']}" for _, rows in _lines(table)}))
-    return f"At {depth} the mean cosine between the gradients at two inputs ({table['inputs'][0]}) is {told}."
+def _names(table: pl.DataFrame, readings: Readings) -> dict[str, str]:
+    """The name of every cell's line: its design, and its width where there are several."""
+    several = table["width"].n_unique() > 1
+    return {
+        row["cell"]: f"{row['design']}, width {row['width']}" if several else str(row["design"])
+        for row in readings.cells.iter_rows(named=True)
+    }
 
 
-def _known(row: dict[str, Any]) -> bool:
-    return row["correlation"] is not None
+def _findings(readings: Readings) -> list[Finding]:
+    """By design, in the order of the chart."""
+    places, designs = design_places(readings), dict(readings.cells.select("cell", "design").iter_rows())
+    return sorted(judge(readings), key=lambda finding: places[designs[finding.cell]])
 
 
-def _ends(table: pl.DataFrame) -> str:
-    told = [
-        f"from {_with_interval(rows[0])} to {_with_interval(rows[-1])} in {name}"
-        for name, rows in _lines(table)
-        if _known(rows[0]) and _known(rows[-1])
-    ]
-    return f"From the shallowest to the deepest networks it goes {'; '.join(told)}."
-
-
-def _with_interval(row: dict[str, Any]) -> str:
-    if row["low"] is None:
-        return number(row["correlation"], 2)
-    return f"{number(row['correlation'], 2)} ({number(row['low'], 2)} to {number(row['high'], 2)})"
-
-
-def _agreement(table: pl.DataFrame) -> tuple[str, ...]:
-    """For every design with a law: at how many depths the interval holds it."""
+def _answer(table: pl.DataFrame, findings: list[Finding], named: dict[str, str]) -> str:
+    found = by_rule(findings, "correlation over depth", named)
+    deepest = {name: rows[-1]["correlation"] for name, rows in _lines(table) if rows[-1]["correlation"] is not None}
+    depths = table["depth"].unique().sort()
+    inputs = f"The mean cosine between the gradients at two inputs ({table['inputs'][0]})"
     told = []
-    for name, rows in _lines(table):
-        judged = [row for row in rows if row["law"] is not None and row["low"] is not None]
-        inside = [row for row in judged if row["low"] <= row["law"] <= row["high"]]
-        if judged:
-            off = [f"{row['depth']} (law {number(row['law'], 2)})" for row in judged if row not in inside]
-            told.append(
-                f"In {name} the law of infinite width is within the 95 % interval at {len(inside)} of {len(judged)} "
-                f"depths{', not at ' + joined(off) if off else ''}."
-            )
-    return tuple(told)
+    for verdict, words in _VERDICTS.items():
+        if verdict in found:
+            told.append(f"{words} {joined(_with_value(name, deepest) for name in found[verdict])}")
+    if not told:
+        return f"{inputs} is {joined(f'{number(value, 2)} in {quoted([name])}' for name, value in deepest.items())}."
+    return f"{inputs}, from depth {depths[0]} to {depths[-1]}, {'; it '.join(told)}."
+
+
+_VERDICTS = {
+    "kept": f"keeps more than {KEPT:g} of its size in",
+    "shattered": "falls below that in",
+    "cannot tell": "cannot be judged from these draws in",
+}
+
+
+def _with_value(name: str, deepest: dict[str, float]) -> str:
+    return f"{quoted([name])} ({number(deepest[name], 2)} at the end)" if name in deepest else quoted([name])
 
 
 # ---------------------------------------------------------------------------------------------------------- the claims
 
 
-def _claims(readings: Readings, table: pl.DataFrame) -> tuple[Claim, ...]:
-    halving = correlation_data(readings).select("design", "width", "depth", halved="halving")
-    rows = table.join(halving, on=["design", "width", "depth"], how="left", maintain_order="left")
-    plain = [(name, each) for name, each in _lines(rows) if each[0]["order"] == ""]
-    residual = [(name, each) for name, each in _lines(rows) if each[0]["order"] != ""]
-    claims = [_halving_claim(name, each) for name, each in plain if each[0]["norm"] in ("none", "batch")]
-    return tuple(claim for claim in (*claims, _skip_claim(residual)) if claim is not None)
+def _claims(findings: list[Finding], readings: Readings, named: dict[str, str]) -> tuple[Claim, ...]:
+    specs = {row["cell"]: row["spec"] for row in readings.cells.iter_rows(named=True)}
+    claims = [_halving_claim(named[f.cell], f) for f in findings if f.rule == "a half a layer"]
+    skips = [f for f in findings if any(not stage.plain for stage in Spec.from_json(specs[f.cell]).stages)]
+    found = by_rule(skips, "correlation over depth", named)
+    return (*claims, _skip_claim(found)) if found else tuple(claims)
 
 
-def _halving_claim(name: str, rows: Rows) -> Claim | None:
+def _halving_claim(name: str, finding: Finding) -> Claim:
     """Whether a plain network loses a half a layer: against the interval at every depth."""
-    judged = [row for row in rows if row["low"] is not None and row["halved"] is not None]
-    if not judged:
-        return None
-    off = [row for row in judged if _off(row, "halved")]
-    seen = [row for row in judged if row["correlation"] > AGREES * _error(row)]
-    # Where another law fits as well, that this one fits says nothing.
-    told_apart = [row for row in seen if row["law"] is None or _off(row, "law")]
-    holds: Holds = "wrong" if off else "right" if told_apart else "unknown"
-    said = listed(
-        f"{_with_interval(row)} at depth {row['depth']}, where a half a layer leaves {number(row['halved'], 2)}"
-        for row in off or judged
-    )
-    more = {"wrong": "", "right": " The draws do not contradict it.", "unknown": " That is too little to tell."}
-    return Claim(f'In the network "{name}" gradients shatter as a half a layer, 2^-L.', holds, f"{said}.{more[holds]}")
+    which: dict[str, Holds] = {"law holds": "right", "law does not hold": "wrong"}
+    holds = which.get(finding.verdict, "unknown")
+    return Claim(f'In the network "{name}" gradients shatter as a half a layer, 2^-L.', holds, finding.statement)
 
 
-def _off(row: dict[str, Any], law: str) -> bool:
-    return bool(abs(row["correlation"] - row[law]) > AGREES * _error(row))
-
-
-def _error(row: dict[str, Any]) -> float:
-    """The standard error of the correlation, from its 95 % interval."""
-    return float(row["high"] - row["low"]) / (2 * 1.959963984540054)
-
-
-def _skip_claim(residual: list[tuple[str, Rows]]) -> Claim | None:
+def _skip_claim(found: dict[str, list[str]]) -> Claim:
     """Whether the deepest residual networks keep what the shallowest have."""
-    groups: dict[Holds, list[str]] = {"right": [], "wrong": [], "unknown": []}
-    for name, rows in residual:
-        first, last = rows[0], rows[-1]
-        if last is first or first["low"] is None or last["low"] is None:
-            continue
-        told = f"{name} ({number(first['correlation'], 2)} to {number(last['correlation'], 2)})"
-        limit = KEPT * first["correlation"]
-        which: Holds = "right" if last["low"] > limit else "wrong" if last["high"] < limit else "unknown"
-        groups[which].append(told)
-    if not any(groups.values()):
-        return None
-    words = {"right": "It is kept in", "wrong": "It is lost in", "unknown": "These draws do not decide it in"}
-    holds: Holds = "wrong" if groups["wrong"] else "unknown" if groups["unknown"] else "right"
-    told = ". ".join(f"{words[which]} {listed(names)}" for which, names in groups.items() if names)
+    words = {
+        "kept": "It is kept in",
+        "shattered": "It is lost in",
+        "cannot tell": "These draws do not decide it in",
+    }
+    told = ". ".join(f"{said} {quoted(found[verdict])}" for verdict, said in words.items() if verdict in found)
     return Claim(
         "Skip connections prevent shattering.",
-        holds,
-        f"From the shallowest to the deepest networks, kept being at least {KEPT:g} of it. {told}.",
+        holds_of(found, right="kept"),
+        f"From the shallowest to the deepest networks, kept being more than {KEPT:g} of it. {told}.",
     )

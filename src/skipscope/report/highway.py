@@ -10,8 +10,8 @@ from skipscope import charts
 from skipscope.diagnosis import Finding
 from skipscope.paths import judge, misfit_data
 from skipscope.readings import Readings
-from skipscope.report.page import Block, Claim, Claims, Figure, Findings, Holds, Prose, Section
-from skipscope.report.prose import QUANTILE_NAMES, joined, listed, method, plural, seeds_of, sent, versions_of
+from skipscope.report.page import Block, Claim, Claims, Figure, Findings, Holds, Prose, Section, Table
+from skipscope.report.prose import QUANTILE_NAMES, joined, method, quoted, seeds_of, sent, versions_of
 from skipscope.words import number
 
 __all__ = ["highway_section"]
@@ -42,7 +42,8 @@ def highway_section(readings: Readings, *, anchor: str = "highway") -> Section:
         Prose((_ASKED, _drawn(readings))),
         Prose((_shares_told(shares),), "At every junction"),
         _shares_figure(readings, shares),
-        Prose((_lengths_told(pooled), _HOW), "Over the whole body"),
+        Prose((_HOW,), "Over the whole body"),
+        _lengths_told(pooled),
         _lengths_figure(readings, lengths),
         Prose((), "What is commonly said, and what was measured"),
         Claims((_share_claim(shares), _short_claim(typical), _law_claim(findings, named), _independent_claim(typical))),
@@ -84,16 +85,16 @@ def _drawn(readings: Readings) -> str:
 
 
 def _answer(pooled: Rows) -> str:
-    told = listed(f"{number(row['mean'])} of {row['junctions']} branches in {row['panel']}" for row in pooled)
-    return f"By energy, the gradient that reaches the input came, in the mean, through {told}."
+    told = joined(f"{number(row['mean'])} of {row['junctions']} in {quoted([row['panel']])}" for row in pooled)
+    return f"By energy, the gradient that reaches the input came, in the mean, through so many branches: {told}."
 
 
 # ---------------------------------------------------------------------------------------------------------- the charts
 
 
 def _shares_told(shares: pl.DataFrame) -> str:
-    told = [f"{number(share, 2)} in {panel}" for panel, share in _branch_shares(shares).items()]
-    return f"Through the branch came, as a median over draws and then over junctions, {listed(told)}."
+    told = [f"{number(share, 2)} in {quoted([panel])}" for panel, share in _branch_shares(shares).items()]
+    return f"Through the branch came, as a median over draws and then over junctions, {joined(told)}."
 
 
 def _branch_shares(shares: pl.DataFrame) -> dict[str, float]:
@@ -119,14 +120,25 @@ def _shares_figure(readings: Readings, shares: pl.DataFrame) -> Figure:
     )
 
 
-def _lengths_told(pooled: Rows) -> str:
-    told = []
-    for row in pooled:
-        law = f"law {number(row['law_mean'])}" if row["law_mean"] is not None else "no law"
-        interval = "" if row["low"] is None else f"95 % interval {number(row['low'])} to {number(row['high'])}, "
-        worth = f"{plural(row['n'], 'draw')}, by energy worth {number(row['effective'], 2)}"
-        told.append(f"{row['panel']}: {number(row['mean'])} of {row['junctions']} ({interval}{law}; {worth})")
-    return f"The mean number of branches passed, all draws weighted by their energy. {'; '.join(told)}."
+def _lengths_told(pooled: Rows) -> Table:
+    rows = [
+        {
+            "network": row["panel"],
+            "branches passed|mean": row["mean"],
+            "branches passed|95 % interval": _interval(row),
+            "branches passed|law": row["law_mean"],
+            "branches passed|of": row["junctions"],
+            "draws|drawn": row["n"],
+            "draws|worth by energy": row["effective"],
+        }
+        for row in pooled
+    ]
+    caption = "The mean number of branches passed, all draws weighted by their energy. A few draws may have most of it."
+    return Table(pl.DataFrame(rows, infer_schema_length=None), caption)
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return "–" if row["low"] is None else f"{number(row['low'])} to {number(row['high'])}"
 
 
 def _lengths_figure(readings: Readings, lengths: pl.DataFrame) -> Figure:
@@ -157,11 +169,11 @@ def _lengths_figure(readings: Readings, lengths: pl.DataFrame) -> Figure:
 def _share_claim(shares: pl.DataFrame) -> Claim:
     found = _branch_shares(shares)
     main = [panel for panel, share in found.items() if share < 0.45]
-    others = [f"{number(share, 2)} in {panel}" for panel, share in found.items() if share >= 0.45]
+    others = [f"{number(share, 2)} in {quoted([panel])}" for panel, share in found.items() if share >= 0.45]
     holds: Holds = "right" if not others else "wrong"
-    said = f"Most of it does in {listed(main)}. " if main else ""
+    said = f"Most of it does in {quoted(main)}. " if main else ""
     if others:
-        said += f"Through the branch comes a share of {listed(others)}."
+        said += f"Through the branch comes a share of {joined(others)}."
     return Claim("At a junction the gradient comes through the shortcut.", holds, said.strip())
 
 
@@ -172,14 +184,14 @@ def _short_claim(typical: Rows) -> Claim:
     open_: list[str] = []
     for row in typical:
         limit = SHORT * row["junctions"]
-        told = f"{number(row['mean'])} of {row['junctions']} in {row['panel']}"
+        told = f"{number(row['mean'])} of {row['junctions']} in {quoted([row['panel']])}"
         if row["low"] is None or row["low"] <= limit <= row["high"]:
             open_.append(told)
         else:
             (short if row["high"] < limit else long).append(told)
     holds: Holds = "wrong" if long else "unknown" if open_ else "right"
     said = [
-        f"{words} {listed(rows)}"
+        f"{words} {joined(rows)}"
         for words, rows in (("Short are", short), ("Not short are", long), ("These draws do not decide", open_))
         if rows
     ]
@@ -202,14 +214,14 @@ def _law_claim(findings: list[Finding], named: dict[str, str]) -> Claim:
         "law does not hold": "It is not in",
         "cannot tell": "It cannot be told, or there is no such law, in",
     }
-    told = " ".join(f"{words[verdict]} {listed(cells)}." for verdict, cells in verdicts.items() if cells)
+    told = " ".join(f"{words[verdict]} {quoted(cells)}." for verdict, cells in verdicts.items() if cells)
     return Claim("Path lengths are binomial.", holds, f"The number of paths is, always. {told}")
 
 
 def _independent_claim(typical: Rows) -> Claim:
     apart = [row for row in typical if _apart(row)]
-    told = listed(
-        f"{row['panel']} (the shares say {number(row['independent_mean'])}, measured {number(row['mean'])})"
+    told = joined(
+        f"{quoted([row['panel']])} (the shares say {number(row['independent_mean'])}, measured {number(row['mean'])})"
         for row in apart or typical
     )
     said = f"Not in {told}: the junctions do not choose independently." if apart else f"They do, in {told}."

@@ -7,23 +7,20 @@ from typing import Literal, cast
 import polars as pl
 
 from skipscope import charts
+from skipscope.charts.look import design_places
+from skipscope.diagnosis import FACTOR, Finding
 from skipscope.errors import InputError
 from skipscope.readings import Readings
-from skipscope.report.page import Block, Claim, Claims, Figure, Holds, Prose, Section
-from skipscope.report.prose import joined, listed, method, seeds_of, versions_of
+from skipscope.report.page import Block, Claim, Claims, Figure, Findings, Holds, Prose, Section, Table
+from skipscope.report.prose import by_rule, holds_of, joined, method, quoted, seeds_of, versions_of
 from skipscope.spec import Spec
+from skipscope.spectra import findings as judge
 from skipscope.summary import Summary, summarise
 from skipscope.words import number
 
 __all__ = ["jacobian_section"]
 
 Part = Literal["network", "body"]
-
-NEAR = 0.5
-"""Below which |J - I|/|I| a block is called near the identity here."""
-
-ISOMETRY = 10.0
-"""Between which singular values (its inverse, and it) a Jacobian is called an isometry here."""
 
 
 def jacobian_section(readings: Readings, *, anchor: str = "jacobian") -> Section:
@@ -37,19 +34,27 @@ def jacobian_section(readings: Readings, *, anchor: str = "jacobian") -> Section
     if not parts:
         raise InputError("these readings say of no part: measure them with studies.jacobian.")
     main = cast(Part, parts[0])
-    claims = _claims(summary, main)
-    blocks: list[Block] = [Prose((_ASKED, _drawn(readings)))]
+    findings = _findings(readings, main)
+    claims = _claims(findings, readings)
+    blocks: list[Block] = [Prose((_ASKED, _drawn(readings))), *_deepest(summary, main)]
     for part in parts:
         blocks += _part(summary, cast(Part, part))
     if claims:
         blocks += [Prose((), "What is commonly said, and what was measured"), Claims(claims)]
+    blocks += [Prose((_JUDGED[main],), "Findings"), Findings(tuple(findings))]
     return Section(
         title="Singular values of the Jacobian",
         anchor=anchor,
-        answer=_answer(_deepest(summary, main), main),
+        answer=_answer(findings, readings, main),
         blocks=(*blocks, method(readings)),
         versions=versions_of(readings),
     )
+
+
+def _findings(readings: Readings, part: Part) -> list[Finding]:
+    """By design, in the order of the panels."""
+    places, designs = design_places(readings), dict(readings.cells.select("cell", "design").iter_rows())
+    return sorted(judge(readings, part=part), key=lambda finding: places[designs[finding.cell]])
 
 
 _ASKED = (
@@ -84,25 +89,55 @@ def _drawn(readings: Readings) -> str:
 # ---------------------------------------------------------------------------------------------------------- the charts
 
 
-def _deepest(summary: Summary, part: Part) -> dict[str, dict[str, float]]:
-    """For every panel its deepest networks' medians by curve, with the depth."""
+_JUDGED = {
+    "body": "Each is about the body of the deepest networks of a design.",
+    "network": "Each is about the deepest networks of a design.",
+}
+
+
+def _deepest(summary: Summary, part: Part) -> list[Block]:
+    """The deepest networks of every design: medians by curve."""
     table = charts.spectrum_data(summary, part)
     last = table.filter(pl.col("depth") == pl.col("depth").max().over("panel"))
-    found: dict[str, dict[str, float]] = {}
-    for row in last.iter_rows(named=True):
-        if row["q50"] is not None:
-            found.setdefault(row["panel"], {"depth": row["depth"]})[row["curve"]] = row["q50"]
-    return found
+    ranks = summary.table.filter(pl.col("quantity") == "jacobian_rank").select(
+        "design", "width", "depth", "cell", pl.col("q50").alias("rank")
+    )
+    own = ranks.join(summary.readings.cells.filter(pl.col("part") == part), on="cell", how="semi").drop("cell")
+    shown = last.pivot("name", index=["panel", "design", "depth", "width"], values="q50", maintain_order=True)
+    shown = shown.join(own, on=["design", "width", "depth"], how="left", maintain_order="left")
+    names = [name for name, _, _ in charts.CURVES.values() if name in shown.columns]
+    columns = [pl.col(name).alias(f"singular value|{name}") for name in reversed(names)]
+    rank = [] if own.is_empty() else [pl.col("rank").cast(pl.Int64).alias("directions|that pass")]
+    of = [] if own.is_empty() else [pl.col("width").alias("directions|of")]
+    return [
+        Table(
+            shown.select(pl.col("panel").alias("network"), pl.col("depth").alias("d"), *columns, *rank, *of),
+            f"Medians over draws of the deepest networks' {part}.",
+        )
+    ]
 
 
-def _answer(deepest: dict[str, dict[str, float]], part: Part) -> str:
-    told = "; ".join(f"{panel}: {_span(values)}" for panel, values in deepest.items())
-    return f"Singular values of the {part}, smallest to largest in the median draw of the deepest networks. {told}."
+def _answer(findings: list[Finding], readings: Readings, part: Part) -> str:
+    """What happens to the singular values, by verdict, with the designs."""
+    designs = dict(readings.cells.select("cell", "design").iter_rows())
+    largest = by_rule(findings, "largest singular value", designs)
+    kept = by_rule(findings, "directions", designs)
+    both = [name for name in largest.get("healthy", []) if name in kept.get("healthy", [])]
+    depth = joined(map(str, sorted({_depth(readings, finding.cell) for finding in findings})))
+    told = [f"within a factor of {FACTOR:g} of one in {quoted(both) or 'no design'}"]
+    if "exploding" in largest:
+        told.append(f"beyond in {quoted(largest['exploding'])}")
+    if "vanishing" in largest:
+        told.append(f"all below in {quoted(largest['vanishing'])}")
+    said = f"The singular values of the {part} at depth {depth} are {', '.join(told)}."
+    if "directions lost" in kept:
+        said += f" Directions are lost in {quoted(kept['directions lost'])}."
+    open_ = dict.fromkeys([*largest.get("cannot tell", []), *kept.get("cannot tell", [])])
+    return f"{said} These draws do not decide it in {quoted(open_)}." if open_ else said
 
 
-def _span(values: dict[str, float]) -> str:
-    least = f"{number(values['sigma_min'], 2)} to " if "sigma_min" in values else "up to "
-    return f"{least}{number(values['sigma_max'], 2)}" if "sigma_max" in values else "no finite number"
+def _depth(readings: Readings, cell: str) -> int:
+    return int(readings.cells.filter(pl.col("cell") == cell)["depth"][0])
 
 
 def _part(summary: Summary, part: Part) -> list[Block]:
@@ -134,72 +169,94 @@ def _part(summary: Summary, part: Part) -> list[Block]:
 # ---------------------------------------------------------------------------------------------------------- the claims
 
 
-def _claims(summary: Summary, part: Part) -> tuple[Claim, ...]:
-    deepest = _deepest(summary, part)
-    claims = [_plain_claim(summary, part), _identity_claim(summary), _isometry_claim(summary, deepest)]
+def _claims(findings: list[Finding], readings: Readings) -> tuple[Claim, ...]:
+    designs = dict(readings.cells.select("cell", "design").iter_rows())
+    specs = {row["cell"]: Spec.from_json(row["spec"]) for row in readings.cells.iter_rows(named=True) if row["spec"]}
+    residual = [f for f in findings if any(not stage.plain for stage in specs[f.cell].stages)]
+    plain = [f for f in findings if designs[f.cell] == "plain"]
+    claims = [_plain_claim(plain), _identity_claim(residual, designs), _isometry_claim(residual, designs)]
     return tuple(claim for claim in claims if claim is not None)
 
 
-def _medians(summary: Summary, quantity: str, *, plain: bool) -> pl.DataFrame:
-    """Medians over draws of a quantity in the deepest networks of every design, with shortcuts or without."""
-    kinds = pl.DataFrame(
-        [
-            (row["cell"], row["part"], not any(not stage.plain for stage in Spec.from_json(row["spec"]).stages))
-            for row in summary.readings.cells.iter_rows(named=True)
-            if row["spec"]
-        ],
-        schema={"cell": pl.String, "part": pl.String, "plain": pl.Boolean},
-        orient="row",
-    )
-    rows = summary.table.filter(pl.col("quantity") == quantity).join(kinds, on="cell")
-    rows = rows.filter(pl.col("plain") == plain, pl.col("q50").is_not_null())
-    return rows.filter(pl.col("depth") == pl.col("depth").max().over("design", "width"))
-
-
-def _plain_claim(summary: Summary, part: Part) -> Claim | None:
+def _plain_claim(findings: list[Finding]) -> Claim | None:
     """Whether a plain network (without a norm) makes all directions smaller, or takes some away."""
-    ranks = _medians(summary, "jacobian_rank", plain=True).filter(pl.col("part") == part, pl.col("design") == "plain")
-    largest = _medians(summary, "jacobian_sigma_max", plain=True).filter(
-        pl.col("part") == part, pl.col("design") == "plain"
-    )
-    if ranks.is_empty() or largest.is_empty():
+    largest = next((f for f in findings if f.rule == "largest singular value"), None)
+    if largest is None:
         return None
-    rank, most, width = ranks["q50"][0], largest["q50"][0], ranks["width"][0]
-    holds: Holds = "right" if most < 1 else "wrong"
-    said = f"At depth {ranks['depth'][0]} {number(rank)} of {width} directions arrive in the median draw"
-    said += f", the largest singular value is {number(most)}"
-    said += "." if most < 1 else ": the others are mapped to 0, which no scaling repairs." if rank < width else "."
-    return Claim("In a deep plain network all directions fade.", holds, said)
+    which: dict[str, Holds] = {"vanishing": "right", "cannot tell": "unknown"}
+    kept = next((f for f in findings if f.rule == "directions"), None)
+    said = largest.statement
+    if kept is not None:
+        said += f" {kept.statement}"
+        if kept.verdict == "directions lost" and largest.verdict != "vanishing":
+            said += " It does not fade evenly, it forgets: what is mapped to 0 no scaling brings back."
+    return Claim("In a deep plain network all directions fade.", which.get(largest.verdict, "wrong"), said)
 
 
-def _identity_claim(summary: Summary) -> Claim | None:
-    rows = _medians(summary, "block_jacobian_minus_identity", plain=False)
-    if rows.is_empty():
+def _identity_claim(findings: list[Finding], designs: dict[str, str]) -> Claim | None:
+    """Whether blocks with a shortcut are near the identity."""
+    found = by_rule(findings, "block against the identity", designs)
+    if not found:
         return None
-    order = list(dict.fromkeys(charts.spectrum_data(summary, rows["part"][0])["design"]))
-    found = dict(rows.group_by("design", maintain_order=True).agg(pl.col("q50").median()).iter_rows())
-    told = listed(f"{number(found[name], 2)} in {name}" for name in order if name in found)
-    far = [name for name in order if found.get(name, 0.0) >= NEAR]
+    values = {designs[f.cell]: f.evidence["q50"][0] for f in findings if f.rule == "block against the identity"}
+    told = [
+        f"{words} {joined(f'{quoted([name])} ({number(values[name], 2)})' for name in found[verdict])}"
+        for verdict, words in (
+            ("near the identity", "Near it are"),
+            ("far from the identity", "Far from it are"),
+            ("cannot tell", "These draws do not decide it in"),
+        )
+        if verdict in found
+    ]
     return Claim(
         "The + I makes every block nearly the identity.",
-        "wrong" if far else "right",
-        f"The distance |J - I|/|I| of a block, as a median over draws and blocks of the deepest networks: {told}.",
+        holds_of(found, right="near the identity"),
+        f"The distance |J - I|/|I| of a block, as a median over draws and blocks of the deepest networks. "
+        f"{'. '.join(told)}.",
     )
 
 
-def _isometry_claim(summary: Summary, deepest: dict[str, dict[str, float]]) -> Claim | None:
-    """Which of the residual designs keep all singular values within a factor of `ISOMETRY` of one."""
-    residual = set(_medians(summary, "jacobian_sigma_max", plain=False)["design"])
-    known = {
-        panel: values
-        for panel, values in deepest.items()
-        if panel.partition(", width ")[0] in residual and {"sigma_min", "sigma_max"} <= set(values)
-    }
-    if not known:
+def _isometry_claim(findings: list[Finding], designs: dict[str, str]) -> Claim | None:
+    """Which of the residual designs keep all singular values within a factor of one."""
+    largest = by_rule(findings, "largest singular value", designs)
+    kept = by_rule(findings, "directions", designs)
+    judged = [name for names in kept.values() for name in names]
+    if not judged:
         return None
-    kept = [p for p, v in known.items() if v["sigma_min"] >= 1 / ISOMETRY and v["sigma_max"] <= ISOMETRY]
-    lost = [f"{panel} ({_span(values)})" for panel, values in known.items() if panel not in kept]
-    said = f"Within a factor of {ISOMETRY:g} of one they stay in {listed(kept)}." if kept else ""
+    near = [name for name in judged if name in largest.get("healthy", []) and name in kept.get("healthy", [])]
+    open_ = [
+        name
+        for name in judged
+        if name not in near
+        and all(name in [*group.get("cannot tell", []), *group.get("healthy", [])] for group in (largest, kept))
+    ]
+    lost = [
+        f"{quoted([name])} ({joined(_words(name, largest, kept))})"
+        for name in judged
+        if name not in near and name not in open_
+    ]
+    told = []
+    if near:
+        told.append(f"Within a factor of {FACTOR:g} of one they stay in {quoted(near)}.")
     if lost:
-        said += f" They do not in {listed(lost)}."
-    return Claim("Shortcuts keep all singular values near one.", "wrong" if lost else "right", said.strip())
+        told.append(f"They do not in {joined(lost)}.")
+    if open_:
+        told.append(f"These draws do not decide it in {quoted(open_)}.")
+    holds: Holds = "wrong" if lost else "unknown" if open_ else "right"
+    return Claim("Shortcuts keep all singular values near one.", holds, " ".join(told))
+
+
+def _words(name: str, largest: dict[str, list[str]], kept: dict[str, list[str]]) -> list[str]:
+    """What goes wrong in a design, in a word or two."""
+    told = {
+        "exploding": "the largest explodes",
+        "vanishing": "all vanish",
+        "directions lost": "directions are lost",
+        "spread out": "the smallest is far below",
+    }
+    return [
+        told[verdict]
+        for group in (largest, kept)
+        for verdict, names in group.items()
+        if name in names and verdict in told
+    ]

@@ -11,6 +11,9 @@
     chart.columns = Math.min(chart.panels, chart.place.clientWidth < narrow ? 1 : chart.perRow);
     const spec = structuredClone(chart.spec);
     spec.columns = chart.columns;
+    // In one row a legend would be wider than a telephone, and the panels would give way to it.
+    const room = chart.place.clientWidth;
+    if (room < narrow) spec.config.legend = { ...spec.config.legend, columns: room < narrow / 1.6 ? 1 : 2 };
     spec.spec.width = Math.max(120, Math.round(chart.place.clientWidth / chart.columns) - 70);
     chart.result?.finalize();
     chart.result = await vegaEmbed(chart.place, spec, {
@@ -49,11 +52,24 @@
     place.addEventListener("wheel", (event) => { if (!inside) event.stopPropagation(); }, { capture: true });
   }
 
+  // Vega leaves out of a file what the chart is about: its name, and what it says in words.
+  function described(chart, svg) {
+    const file = new DOMParser().parseFromString(svg, "image/svg+xml");
+    const name = chart.place.parentElement.querySelector(".name").textContent;
+    for (const [tag, text] of [["desc", chart["aria-label"]], ["title", name]]) {
+      const told = file.createElementNS("http://www.w3.org/2000/svg", tag);
+      told.textContent = text;
+      file.documentElement.prepend(told);
+    }
+    file.documentElement.setAttribute("role", "img");
+    return new XMLSerializer().serializeToString(file);
+  }
+
   async function save(chart, type) {
     const view = chart.result.view.background("white"); // outside this page ink is black
     const link = document.createElement("a");
     link.href = type === "png" ? await view.toImageURL("png", 2)
-      : "data:image/svg+xml;charset=utf-8," + encodeURIComponent(await view.toSVG());
+      : "data:image/svg+xml;charset=utf-8," + encodeURIComponent(described(chart, await view.toSVG()));
     view.background(null);
     link.download = `${chart.place.id}.${type}`;
     link.click();

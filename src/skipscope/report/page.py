@@ -2,7 +2,7 @@
 
 A section is a small value, a tuple of blocks; a study makes one, and this module alone knows HTML. All text is escaped
 here, once: a block holds plain text, in which `backticks` mark code, x_{1} has an index, and numbers like 2.5e+06 are
-set as 2.5 × 10⁶.
+set as 2.5 × 10⁶, powers like 2^-L with their exponent raised.
 The template, its style and its script are files beside this one.
 """
 
@@ -249,6 +249,11 @@ _VERDICTS = {  # class and sign: colour is never all there is
     "draws agree": ("healthy", "✓"),
     "draws disagree": ("spread", "≠"),
     "contradicted": ("dead", "✕"),
+    "directions lost": ("dead", "✕"),
+    "near the identity": ("healthy", "✓"),
+    "far from the identity": ("spread", "≠"),
+    "kept": ("healthy", "✓"),
+    "shattered": ("dead", "✕"),
     "cannot tell": ("unknown", "?"),
 }
 
@@ -350,6 +355,8 @@ def _class(numeric: bool) -> str:
 _QUOTED = re.compile(r'(?<!\w)"([^"]*)"')
 _TOGETHER = re.compile(r"(?<=\d) (?=%|× 10)|(?<=\d\s×) (?=10)")  # no line is broken inside a number
 _INDEX = re.compile(r"_\{(\w+)\}")
+_POWER = re.compile(r"(?<=\w)\^(-?\w+)")
+_MINUS = "\u2212"  # at which, other than at a hyphen, no line is broken
 _EXPONENT = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?e[+-]?\d+(?!\w)")
 
 
@@ -362,7 +369,8 @@ def _text(text: str) -> str:
 
 
 def _set(text: str) -> str:
-    return _INDEX.sub(r"<sub>\1</sub>", html.escape(_typeset(text)))
+    told = _INDEX.sub(r"<sub>\1</sub>", html.escape(_typeset(text)))
+    return _POWER.sub(lambda found: f"<sup>{found[1].replace('-', _MINUS)}</sup>", told)
 
 
 def _attribute(text: str) -> str:

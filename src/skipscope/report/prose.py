@@ -6,7 +6,7 @@ Every sentence is a function of readings, summaries and findings: where they say
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -15,19 +15,20 @@ from skipscope.charts import flow_data, junctions_data, labels
 from skipscope.designs import DESIGNS
 from skipscope.diagnosis import FACTOR, SEEDS, Finding
 from skipscope.readings import Readings
-from skipscope.report.page import Facts, Method, Table
+from skipscope.report.page import Facts, Holds, Method, Table
 from skipscope.spec import Spec
-from skipscope.summary import Summary
+from skipscope.summary import CARRYING, Summary, z_limit
 from skipscope.words import number
 
 __all__ = [
-    "AGREES",
     "INITS",
     "QUANTILE_NAMES",
     "VERBS",
     "bands",
+    "by_rule",
     "capital",
     "change",
+    "holds_of",
     "joined",
     "junctions_table",
     "law_lines",
@@ -38,6 +39,7 @@ __all__ = [
     "networks",
     "plural",
     "profile_table",
+    "quoted",
     "seeds_of",
     "sent",
     "versions_of",
@@ -59,9 +61,6 @@ VERBS = {
 INITS = {"he": "He", "xavier": "Xavier", "lecun": "LeCun", "torch": "PyTorch's default"}
 """The names of the initialisations."""
 
-AGREES = 4.0
-"""How many standard errors the mean logarithm may be off the law's before the two are said to differ."""
-
 # --------------------------------------------------------------------------------------------------- small words
 
 
@@ -74,6 +73,11 @@ def joined(names: Iterable[str]) -> str:
 def listed(names: Iterable[str]) -> str:
     """A list of names that hold commas themselves."""
     return "; ".join(names)
+
+
+def quoted(names: Iterable[str]) -> str:
+    """A list of names in a sentence, those that hold commas in quotation marks."""
+    return joined(f'"{name}"' if "," in name else name for name in names)
 
 
 def plural(count: int, one: str, many: str = "") -> str:
@@ -130,6 +134,22 @@ def measured(finding: Finding) -> str:
     )
 
 
+def by_rule(findings: Iterable[Finding], rule: str, names: Mapping[str, str]) -> dict[str, list[str]]:
+    """The names of the cells of one rule's findings, by verdict."""
+    found: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.rule == rule:
+            found.setdefault(str(finding.verdict), []).append(names.get(finding.cell, finding.subject))
+    return found
+
+
+def holds_of(found: Mapping[str, Sequence[str]], *, right: str) -> Holds:
+    """Whether a claim holds, from `by_rule`: in all with the verdict `right`, in none with another that decides."""
+    if set(found) - {right, "cannot tell"}:
+        return "wrong"
+    return "unknown" if "cannot tell" in found or not found else "right"
+
+
 def bands(draws: int) -> str:
     """How to read the bands of a chart of so many draws."""
     said = "Line: median; dark band: 25 to 75 % of draws; light band: 5 to 95 %"
@@ -146,60 +166,87 @@ def laws(summary: Summary, quantity: str) -> tuple[str, ...]:
     told = {row["cell"]: row for row in summary.laws.filter(pl.col("quantity") == quantity).iter_rows(named=True)}
     order = [cell for cell in named if cell in told]
     drawn = flow_data(summary, quantity)
-    of_logarithms = set(
-        summary.table.filter(pl.col("law_log_sd").is_not_null(), pl.col("quantity") == quantity)["cell"]
-    )
     held = [cell for cell in order if not told[cell]["refusal"]]
     refused: dict[str, list[str]] = {}
     for cell in order:
         if told[cell]["refusal"]:
             refused.setdefault(told[cell]["refusal"], []).append(named[cell])
     sources = {f"The law: {_formula(told[cell]['statement'])} Source: {told[cell]['source']}." for cell in held}
+    looks = max(1, summary.table["z"].count())
     return (
-        *(
-            _agreement(
-                named[cell],
-                drawn.filter(pl.col("cell") == cell),
-                "logarithm" if cell in of_logarithms else "square",
-                told[cell]["bias"],
-            )
-            for cell in held
-        ),
+        *(_agreement(named[cell], drawn.filter(pl.col("cell") == cell), looks, told[cell]["bias"]) for cell in held),
         *sorted(sources),
         *(f"No law is drawn for {networks(cells)}. {refusal}" for refusal, cells in refused.items()),
     )
 
 
-def _agreement(name: str, sites: pl.DataFrame, what: str, bias: str) -> str:
+def _agreement(name: str, sites: pl.DataFrame, looks: int, bias: str) -> str:
     """Whether a network agrees with the law of its mean logarithm, or mean square, at every site; if not, where not."""
-    held = sites.filter(pl.col("z").is_not_null())
-    draws = int(str(sites["n"].max() or 0))
+    spoken = sites.filter(pl.col("law_q50").is_not_null() | pl.col("law_rms").is_not_null())
+    held = spoken.filter(pl.col("z").is_not_null())
+    of_logarithms = spoken["law_q50"].null_count() < spoken.height
+    draws = int(str(spoken["n"].max() or 0))
     if draws < SEEDS:
         return (
             f"Of the {name} network there are too few draws to hold against the law: {draws}, where {SEEDS} would do."
         )
     if held.is_empty():
-        return f"The {name} network is not held against the law: too few of its {draws:,} draws carry its mean {what}."
-    worst = held.sort(pl.col("z").abs(), descending=True).row(0, named=True)
-    most = f"{number(abs(worst['z']), 2)}"
-    among = f"of {plural(held.height, 'site')}"
-    if abs(worst["z"]) <= AGREES:
-        return (
-            f"The {name} network agrees with the law: {among} none has a mean {what} further off than {most} standard "
-            f"errors ({worst['site']})."
-        )
-    off = held.filter(pl.col("z").abs() > AGREES).height
-    return (
-        f"The {name} network differs from the law: {among}, {off} {'has' if off == 1 else 'have'} a mean {what} more "
-        f"than {AGREES:g} standard errors off, the most {most} ({worst['site']}).{f' {bias}' if bias else ''}"
+        return f"The {name} network is not held against the law: {_why_not(spoken, of_logarithms)}."
+    limits = [z_limit(looks, None if of_logarithms else carrying) for carrying in held["carrying"]]
+    judged = held.with_columns(limit=pl.Series(limits), off=pl.col("z").abs()).sort(
+        pl.col("off") / pl.col("limit"), descending=True
     )
+    worst, off = judged.row(0, named=True), judged.filter(pl.col("off") > pl.col("limit")).height
+    what = "logarithm of the square" if of_logarithms else "square"
+    among = f"of {plural(held.height, 'site')}"
+    bound = f"{number(worst['limit'], 2)} standard errors"
+    looked = "" if looks == 1 else f", where the largest of {looks:,} such distances is looked at"
+    if off:
+        said = (
+            f"The {name} network differs from the law: {among}, {off} {'has' if off == 1 else 'have'} a mean {what} "
+            f"more than {bound} off, the limit{looked}; the most {number(worst['off'], 2)} ({worst['site']})."
+        )
+        return f"{said}{f' {bias}' if bias else ''}{_unjudged(spoken, of_logarithms)}"
+    return (
+        f"The {name} network agrees with the law: {among} none has a mean {what} further off than "
+        f"{number(worst['off'], 2)} standard errors ({worst['site']}); the limit is {number(worst['limit'], 2)}"
+        f"{looked}.{_unjudged(spoken, of_logarithms)}"
+    )
+
+
+def _unjudged(spoken: pl.DataFrame, of_logarithms: bool) -> str:
+    """What is said of the sites that have a law but no z; nothing where there are none, or none that could have one."""
+    heavy = spoken.filter(pl.col("z").is_null(), pl.col("carrying") < CARRYING)
+    if of_logarithms or heavy.is_empty():
+        return ""
+    return f" {capital(plural(heavy.height, 'more site'))} cannot be judged: {_why_not(heavy, of_logarithms)}."
+
+
+def _why_not(sites: pl.DataFrame, of_logarithms: bool) -> str:
+    """Why sites that have a law have no z."""
+    if not of_logarithms and (sites["carrying"] < CARRYING).any():
+        least = sites.sort("carrying").row(0, named=True)
+        return (
+            "the law is one of the mean square, and that mean hangs on the few largest of "
+            f"{plural(least['n'], 'draw')}: at {least['site']} they are worth {number(least['carrying'], 2)}, where "
+            f"{CARRYING} would do"
+        )
+    if of_logarithms:
+        return "the law has no spread there, or no draw arrives"
+    return "its draws do not differ"
 
 
 def law_lines(table: pl.DataFrame) -> str:
     """How to read the lines of the law in a chart of `flow_data`; nothing where none is drawn."""
-    if table["law_q50"].null_count() == table.height:
-        return ""
-    return " Dashed: the law's median; dotted: its 5 and 95 % quantiles."
+    said = ""
+    if table["law_q50"].null_count() < table.height:
+        said += " Dashed: the law's median; dotted: its 5 and 95 % quantiles."
+    if table["law_rms"].null_count() < table.height:
+        said += (
+            " Dash-dotted: a law that knows only the root mean square over draws, which few large draws make; thin: "
+            "that of these draws."
+        )
+    return said
 
 
 _SIGNS = (
@@ -235,9 +282,15 @@ def profile_table(summary: Summary, quantity: str) -> pl.DataFrame:
         pl.col("n").alias("seeds"),
         *[pl.col(name).alias(f"measured|{title}") for name, title in QUANTILE_NAMES.items()],
         *[pl.col(f"law_{name}").alias(f"law|{QUANTILE_NAMES[name]}") for name in ("q05", "q50", "q95")],
-        pl.col("z").alias("law|z"),
+        pl.col("rms").alias("root mean square|measured"),
+        pl.col("law_rms").alias("root mean square|law"),
+        pl.col("z").alias("z"),
     )
-    return shown if table["law_q50"].null_count() < table.height else shown.drop("^law.*$")
+    if table["law_q50"].null_count() == table.height:
+        shown = shown.drop("^law.*$")
+    if table["law_rms"].null_count() == table.height:
+        shown = shown.drop("^root mean square.*$")
+    return shown if table["z"].null_count() < table.height else shown.drop("z")
 
 
 def junctions_table(summary: Summary) -> pl.DataFrame:

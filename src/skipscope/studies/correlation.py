@@ -20,8 +20,8 @@ input number over networks, with the mean taken away; by symmetry of v that mean
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,13 +31,14 @@ from skipscope import draws
 from skipscope.engines.numpy_engine import NumpyNetwork, build
 from skipscope.errors import InputError, choose, require_int, require_number
 from skipscope.losses import Cotangent
-from skipscope.probe import probe
 from skipscope.protocol import sites_of
 from skipscope.quantities import Quantity
 from skipscope.readings import Readings
 from skipscope.spec import Spec
+from skipscope.studies import room
 from skipscope.studies.gather import gather
-from skipscope.studies.jacobian import coupled, named_design
+from skipscope.studies.named import NAMED_DESIGNS, coupled, listed, named_design
+from skipscope.studies.tabulated import tabulated
 
 __all__ = [
     "CORRELATION_DESIGNS",
@@ -50,16 +51,7 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-CORRELATION_DESIGNS: dict[str, tuple[str, Mapping[str, Any]]] = {
-    "plain": ("plain", {}),
-    "residual": ("residual", {}),
-    "residual, pre-activation": ("residual", {"order": "pre-activation"}),
-    "residual, 1/sqrt(L)": ("residual", {"order": "pre-activation", "branch_gain": "1/sqrt(L)"}),
-    "plain, layer norm": ("plain", {"norm": "layer"}),
-    "residual, layer norm": ("residual", {"order": "pre-activation", "norm": "layer"}),
-    "plain, batch norm": ("plain", {"norm": "batch"}),
-    "residual, batch norm": ("residual", {"order": "pre-activation", "norm": "batch"}),
-}
+CORRELATION_DESIGNS = {name: told for name, told in NAMED_DESIGNS.items() if name != "residual, 1/L"}
 """The designs of the study: one of `skipscope.designs.DESIGNS`, and fields of `Spec.dense`."""
 
 
@@ -189,24 +181,23 @@ def correlation(
     Raises:
         InputError: a design, a depth, the cosine or a field makes no sense.
     """
-    names = list(dict.fromkeys([designs] if isinstance(designs, str) else designs))
-    if not names:
-        raise InputError(f"designs is empty: name at least one of {', '.join(CORRELATION_DESIGNS)}.")
+    names = listed("designs", designs, CORRELATION_DESIGNS)
     if cosine is not None and not -1 <= require_number("cosine", cosine) <= 1:
         raise InputError(f"cosine must be from -1 to 1; got {cosine!r}.")
     chosen = None if sites is None else tuple([sites] if isinstance(sites, str) else sites)
     regime = {"inputs": "independent"} if cosine is None else {"inputs": _regime(cosine), "input_cosine": float(cosine)}
     cells = []
     for name in names:
-        choose("design", name, CORRELATION_DESIGNS)
         for depth in depths:
-            spec = named_design(CORRELATION_DESIGNS, name, depth=depth, width=width, **fields)
+            spec = named_design(name, depth=depth, width=width, **fields)
             if cosine is not None and spec.stem.features < 2:
                 raise InputError("features must be at least 2 for two inputs of a chosen cosine; or use cosine=None.")
             factors = {"study": "correlation", "design": name, "depth": depth, **regime}
             samples = require_int("batch", batch, least=2) if coupled(spec) else 2
             cells.append(CorrelationCell(spec, factors, cosine, samples, chosen))
-    return gather(measure, cells, seeds, numbers=_numbers, chunk=chunk, jobs=jobs, progress=progress)
+    return gather(
+        measure, cells, seeds, numbers=_numbers, readings=_readings, chunk=chunk, jobs=jobs, progress=progress
+    )
 
 
 def measure(cell: CorrelationCell, seeds: tuple[int, ...]) -> Readings:
@@ -225,21 +216,7 @@ def measure(cell: CorrelationCell, seeds: tuple[int, ...]) -> Readings:
     with threadpool_limits(limits=1, user_api="blas"):  # the same bits on every machine
         pairs = _pairs(network, batch, v, chosen)
     told = {"data": f"gaussian, {cell.factors['inputs']}", "cotangent": "gaussian, the same twice", "batch": cell.batch}
-    # The probe makes the table; the samples that it runs meanwhile are shown for nothing, so they are few.
-    return probe(
-        network,
-        batch[:, :2],
-        cotangent="ones",
-        quantities={name: _known(each, pairs) for name, each in CORRELATION_QUANTITIES.items()},
-        sites=chosen,
-        factors={**told, **cell.factors},
-    )
-
-
-def _known(each: Quantity, pairs: Mapping[str, Pair]) -> Quantity:
-    """The quantity with its formula bound to what was found."""
-    formula = each.formula
-    return replace(each, formula=lambda view: formula(pairs[view.site.site]), where=lambda site: site.site in pairs)
+    return tabulated(network, batch, CORRELATION_QUANTITIES, pairs, factors={**told, **cell.factors})
 
 
 def _pairs(network: NumpyNetwork, batch: Array, v: Array, sites: Sequence[str]) -> dict[str, Pair]:
@@ -271,13 +248,13 @@ class _Rows:
         self.sites = sites
         self.kept: dict[tuple[str, str], Array] = {}
 
-    def wants(self, site: str, role: str) -> bool:
-        return site in self.sites and role in ("activation", "activation_grad")
+    def wants(self, site: str) -> Collection[str]:
+        return ("activation", "activation_grad") if site in self.sites else ()
 
     def __call__(self, site: str, /, **roles: Any) -> None:
-        for role, array in roles.items():
-            if self.wants(site, role):
-                self.kept[site, role] = np.array(array[:, self.rows], np.float64)
+        for role in self.wants(site):
+            if role in roles:
+                self.kept[site, role] = np.array(roles[role][:, self.rows], np.float64)
 
 
 def _turned(x: Array, other: Array, cosine: float) -> Array:
@@ -302,4 +279,8 @@ def _regime(cosine: float) -> str:
 
 
 def _numbers(cell: CorrelationCell) -> int:
-    return cell.spec.parameters + 2 * cell.batch * sum(layer.fan_out for layer in cell.spec.layers)
+    return room.numbers(cell.spec, 2 * cell.batch)
+
+
+def _readings(cell: CorrelationCell) -> int:
+    return len(CORRELATION_QUANTITIES) * (room.sites(cell.spec) if cell.sites is None else len(cell.sites))

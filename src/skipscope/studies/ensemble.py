@@ -11,33 +11,38 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, partial
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from skipscope import draws, losses, runs
 from skipscope.draws import CotangentKind
+from skipscope.engines.nested import nested, run_nested
 from skipscope.engines.numpy_engine import NumpyNetwork, build_all
 from skipscope.errors import InputError, require_int
-from skipscope.probe import Measured, one_thread
-from skipscope.probe import measure as measure_network
-from skipscope.protocol import Loss
+from skipscope.probe import Measured, Plan, Recording, one_thread, uncollected
+from skipscope.protocol import Loss, sites_of
 from skipscope.quantities import QUANTITIES, Quantity
 from skipscope.readings import Readings
 from skipscope.spec import Spec
-from skipscope.studies.room import require_room
+from skipscope.studies.gather import carried_out, cut, require_jobs
+from skipscope.studies.room import numbers, require_room, sites
 
 __all__ = ["Cell", "Progress", "measure", "measure_part", "run"]
 
+Values = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 """Called with how many networks are measured, and how many there are in all."""
 
-_CHUNK_NUMBERS = 1 << 21  # weights and activations of a chunk: 16 MiB, which the cores' common cache holds
+_CHUNK_NUMBERS = 1 << 23  # weights and activations of a chunk, 64 MiB: enough seeds for NumPy's calls to cost little
 _PART_CHUNKS = 16  # chunks a part, at most: about a second's work, which each worker loses when it is killed
 _PARTS = 16  # parts, where there are chunks enough: something for every worker to do
+_JOINED = 16  # chunks that are joined at once
+_TABLE_ROWS = 1 << 14  # readings that are put into a table at once: 1 MB
 _PART_ROWS = 1 << 18  # readings a part, where sites are many: 10 MB
 
 
@@ -64,43 +69,92 @@ class Cell:
     sites: tuple[str, ...] | None = None
     more: Callable[[NumpyNetwork, Any, Loss, Measured], Measured] | None = None
 
+    @cached_property
+    def plan(self) -> Plan:
+        """What is summed where, found once for all chunks."""
+        return Plan(sites_of(self.spec), quantities=self.quantities, patterns=self.sites)
 
-def measure(cells: Sequence[Cell], seeds: Sequence[int]) -> list[Measured]:
+
+class _Scratch:
+    """Memory for the weights of a chunk, which those of the next chunk take over.
+
+    Fresh pages from the system, chunk after chunk, would cost a tenth of what the draw costs.
+    """
+
+    def __init__(self) -> None:
+        self._held: Values = np.empty(0)
+
+    def chunk(self) -> Callable[[tuple[int, int]], Values]:
+        """The `empty` of one chunk; whatever it gave to the chunk before is overwritten."""
+        given = False
+
+        def empty(shape: tuple[int, int]) -> Values:
+            nonlocal given
+            if given:  # weights of another width, in the same chunk
+                return np.empty(shape)
+            given = True
+            size = shape[0] * shape[1]
+            if self._held.size < size:
+                self._held = np.empty(size)
+            return self._held[:size].reshape(shape)
+
+        return empty
+
+
+def measure(
+    cells: Sequence[Cell], seeds: Sequence[int], *, empty: Callable[[tuple[int, int]], Values] = np.empty
+) -> list[Measured]:
     """What every cell gives over some seeds, measured at once (a top-level function, so that it can be sent).
 
-    Weights, inputs and cotangents are drawn once for all cells that share them.
+    Weights, inputs and cotangents are drawn once for all cells that share them; the depths of a design run together.
+    `empty` is as for `skipscope.draws.weights`.
     """
-    inputs = cache(lambda *shape: draws.normals(seeds, "input", shape))
-    sent = cache(lambda kind, batch, outputs: losses.cotangent(kind, seeds=seeds, batch=batch, outputs=outputs))
-    networks = build_all([cell.spec for cell in cells], seed=seeds)
-    with one_thread():
-        return [
-            _measured_one(
-                cell,
-                network,
-                inputs(cell.batch, cell.spec.stem.features),
-                sent(cell.cotangent, cell.batch, cell.spec.head.features),
-            )
-            for cell, network in zip(cells, networks, strict=True)
-        ]
+    with one_thread(), uncollected():
+        inputs = cache(lambda *shape: draws.normals(seeds, "input", shape))
+        sent = cache(lambda kind, batch, outputs: losses.cotangent(kind, seeds=seeds, batch=batch, outputs=outputs))
+        networks = build_all([cell.spec for cell in cells], seed=seeds, empty=empty)
+        found: dict[int, Measured] = {}
+        for nest in _nests(cells):
+            batch = inputs(cells[nest[0]].batch, cells[nest[0]].spec.stem.features)
+            given = [sent(cells[i].cotangent, cells[i].batch, cells[i].spec.head.features) for i in nest]
+            together = [networks[i] for i in nest]
+            recordings = [Recording(networks[i], cells[i].plan) for i in nest]
+            runs = run_nested(together, batch, given, [recording.observe for recording in recordings])
+            for i, loss, recording, ran in zip(nest, given, recordings, runs, strict=True):
+                measured = recording.measured(ran, batch, loss, factors=_factors(cells[i]))
+                more = cells[i].more
+                found[i] = measured if more is None else more(networks[i], batch, loss, measured)
+        return [found[index] for index in range(len(cells))]
 
 
-def _measured_one(cell: Cell, network: NumpyNetwork, batch: Any, loss: Loss) -> Measured:
-    measured = measure_network(
-        network,
-        batch,
-        loss,
-        quantities=cell.quantities,
-        sites=cell.sites,
-        factors={"data": "gaussian", "cotangent": cell.cotangent, **cell.factors},
-    )
-    return measured if cell.more is None else cell.more(network, batch, loss, measured)
+def _measure_in(scratch: _Scratch, cells: Sequence[Cell], seeds: Sequence[int]) -> list[Measured]:
+    return measure(cells, seeds, empty=scratch.chunk())
+
+
+def _factors(cell: Cell) -> dict[str, Any]:
+    return {"data": "gaussian", "cotangent": cell.cotangent, **cell.factors}
+
+
+def _nests(cells: Sequence[Cell]) -> list[list[int]]:
+    """The cells' places, together where one network is the beginning of the other and sees the same inputs."""
+    nests: list[list[int]] = []
+    for index in sorted(range(len(cells)), key=lambda index: -cells[index].spec.depth):
+        cell = cells[index]
+        for nest in nests:
+            if cells[nest[0]].batch == cell.batch and nested(cell.spec, cells[nest[-1]].spec):
+                nest.append(index)
+                break
+        else:
+            nests.append([index])
+    return nests
 
 
 def measure_part(part: int, cells: Sequence[Cell], seeds: Sequence[int], chunk: int) -> tuple[int, Readings]:
     """A part's number and its readings: cells over some seeds, `chunk` at a time (a top-level function, likewise)."""
-    found = [measure(cells, some) for some in _parts(tuple(seeds), chunk)]
-    return part, Readings.concat(Measured.concat(each).readings() for each in zip(*found, strict=True))
+    scratch = _Scratch()
+    found = [_measure_in(scratch, cells, some) for some in cut(tuple(seeds), chunk)]
+    joined = (Measured.concat(each) for each in zip(*found, strict=True))
+    return part, Readings.concat(some for each in joined for some in _tabulated(each))
 
 
 def run(
@@ -131,70 +185,54 @@ def run(
             is more than memory can hold.
     """
     listed = list(cells)
-    _require_jobs(jobs)
-    require_room(listed, seeds=len(seeds) if isinstance(seeds, Sized) else 1, jobs=jobs, kept=keep is None)
+    require_jobs(jobs)
+    count = len(seeds) if isinstance(seeds, Sized) else 1
+    require_room(listed, seeds=count, jobs=jobs, numbers=_numbers, readings=_readings, kept=keep is None)
     if hasattr(seeds, "__index__"):
         raise InputError(f"seeds must be a list of seeds, e.g. range({seeds}), or [{seeds}] for one; got {seeds}.")
     known = draws.require_seeds(seeds)
     if folder is not None:
         return _run_in(folder, listed, known, chunk=chunk, jobs=jobs, progress=progress, keep=keep)
-    tasks = [(group, part) for group in _groups(listed) for part in _parts(known, _chunk(group, chunk))]
+    tasks = [(group, part) for group in _groups(listed) for part in cut(known, _chunk(group, chunk))]
     found: dict[int, list[Measured]] = {id(cell): [] for cell in listed}
     done = 0
-    for (group, part), measured in zip(tasks, _measured(tasks, jobs), strict=True):
+    work = measure if jobs != 1 else partial(_measure_in, _Scratch())
+    for (group, part), measured in zip(tasks, carried_out(work, tasks, jobs), strict=True):
         for cell, each in zip(group, measured, strict=True):
-            found[id(cell)].append(each)
+            _add(found[id(cell)], each)
         done += len(group) * len(part)
         if progress is not None:
             progress(done, len(listed) * len(known))
-    return Readings.concat(Measured.concat(found[id(cell)]).readings() for cell in listed)
+    return Readings.concat(each for cell in listed for each in _tabulated(Measured.concat(found.pop(id(cell)))))
 
 
-def _require_jobs(jobs: int) -> None:
-    if jobs != -1:
-        require_int("jobs", jobs, least=1)
+def _add(parts: list[Measured], new: Measured) -> None:
+    """One more chunk's; small ones are joined, as the objects of hundreds of chunks take more room than the numbers.
 
-
-Task = tuple[tuple[Cell, ...], tuple[int, ...]]
-
-
-def _measured(tasks: Sequence[Task], jobs: int) -> Iterable[list[Measured]]:
-    return (measure(*task) for task in tasks) if jobs == 1 else _spread(measure, tasks, jobs, "generator")
-
-
-def _spread(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], jobs: int, return_as: str) -> Iterator[Any]:
-    """The results of a function for every task, from worker processes, as they come."""
-    from joblib import Parallel, delayed, effective_n_jobs  # only several processes need it
-    from joblib.parallel import LokyBackend, get_active_backend
-
-    calls = [delayed(function)(*task) for task in tasks]
-    # A cluster sees to its workers itself.
-    own = isinstance(get_active_backend()[0], LokyBackend)
-    options = {"initializer": _end_with, "initargs": (os.getpid(),)} if own else {}
-    try:
-        workers = Parallel(n_jobs=jobs, return_as=return_as, **options)
-    except ValueError:  # a backend that gives whole lists only, as Ray's does: one list after the other
-        with Parallel(n_jobs=jobs) as pool:
-            size = 2 * effective_n_jobs(jobs)
-            for start in range(0, len(calls), size):
-                yield from pool(calls[start : start + size])
-    else:
-        yield from workers(calls)
-
-
-def _end_with(parent: int) -> None:
-    """Let a worker of joblib's own kind end with the process that started it; called before its first task.
-
-    Left to itself, a worker whose parent was killed waits for ever for a task, or to hand back its result, and keeps
-    its memory.
+    Sixteen of a size at a time, so that a number is copied a few times only, however many chunks there are.
     """
+    parts.append(new)
+    while len(parts) >= _JOINED and len(parts[-_JOINED].seeds) <= len(parts[-1].seeds):
+        parts[-_JOINED:] = [Measured.concat(parts[-_JOINED:])]
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+def _tabulated(measured: Measured) -> Iterator[Readings]:
+    """The readings of what was measured, some quantities at a time: as a table all of them would take much room."""
+    keys = list(measured.values)
+    size = max(1, _TABLE_ROWS // len(measured.seeds))
+    for start in range(0, max(len(keys), 1), size):
+        yield replace(measured, values={key: measured.values[key] for key in keys[start : start + size]}).readings()
+
+
+def _numbers(cell: Cell) -> int:
+    """Weights of a network, and activations of its batch."""
+    return numbers(cell.spec, cell.batch)
+
+
+def _readings(cell: Cell) -> int:
+    """How many readings a network gives, at most."""
+    places = sites(cell.spec)
+    return len(cell.quantities) * (places if cell.sites is None else min(places, len(cell.sites)))
 
 
 # ------------------------------------------------------------------------------------------------------ in a folder
@@ -213,7 +251,7 @@ def _run_in(
     tasks: list[tuple[int, tuple[Cell, ...], tuple[int, ...], int]] = []
     for group in _groups(cells):
         size = _chunk(group, chunk)
-        for some in _parts(seeds, _part_size(group, size, len(seeds))):
+        for some in cut(seeds, _part_size(group, size, len(seeds))):
             tasks.append((len(tasks), group, some, size))
     kept: dict[int, Readings] = {}
     done = 0
@@ -234,7 +272,8 @@ def _run_in(
         show()
         left = [task for task in tasks if task[0] not in kept]
         try:
-            for part, readings in _measured_parts(left, jobs):
+            # Whichever is ready is written: what waited for its turn would be lost when the process is killed.
+            for part, readings in carried_out(measure_part, left, jobs, ordered=False):
                 place.save(part, readings)
                 told(part, readings)
                 show()
@@ -244,13 +283,6 @@ def _run_in(
         readings = Readings.concat(kept.pop(part) for part in range(len(tasks)))
         place.finish(readings)
     return readings
-
-
-def _measured_parts(tasks: Sequence[tuple[Any, ...]], jobs: int) -> Iterable[tuple[int, Readings]]:
-    if jobs == 1 or not tasks:
-        return (measure_part(*task) for task in tasks)
-    # Whichever is ready is written: what waited for its turn would be lost when the process is killed.
-    return _spread(measure_part, tasks, jobs, "generator_unordered")
 
 
 def _part_size(group: Sequence[Cell], chunk: int, seeds: int) -> int:
@@ -306,10 +338,6 @@ def _groups(cells: Sequence[Cell]) -> list[tuple[Cell, ...]]:
         else:
             known.append(cell)
     return [tuple(group) for group in groups]
-
-
-def _parts(seeds: tuple[int, ...], size: int) -> Iterable[tuple[int, ...]]:
-    return (seeds[start : start + size] for start in range(0, len(seeds), size))
 
 
 def _chunk(group: Sequence[Cell], chunk: int | None) -> int:

@@ -18,16 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipscope import draws
-from skipscope.designs import design
 from skipscope.engines.jacobian import Linear, largest_singular_value, linearise, singular_values
 from skipscope.engines.numpy_engine import NumpyNetwork, build
-from skipscope.errors import InputError, choose, require_int
-from skipscope.probe import probe
+from skipscope.errors import InputError, require_int
 from skipscope.protocol import Site
 from skipscope.quantities import Quantity
 from skipscope.readings import Readings
 from skipscope.spec import Spec
+from skipscope.studies import room
 from skipscope.studies.gather import gather
+from skipscope.studies.named import NAMED_DESIGNS, coupled, listed, named_design
+from skipscope.studies.tabulated import tabulated
 
 __all__ = [
     "EXACT_WIDTH",
@@ -46,17 +47,7 @@ Part = Literal["network", "body"]
 EXACT_WIDTH = 512
 """Up to this width J is computed whole; above it only what products with J give: sigma_max and one gain."""
 
-JACOBIAN_DESIGNS: dict[str, tuple[str, Mapping[str, Any]]] = {
-    "plain": ("plain", {}),
-    "residual": ("residual", {}),
-    "residual, pre-activation": ("residual", {"order": "pre-activation"}),
-    "residual, 1/sqrt(L)": ("residual", {"order": "pre-activation", "branch_gain": "1/sqrt(L)"}),
-    "residual, 1/L": ("residual", {"branch_gain": "1/L"}),
-    "plain, layer norm": ("plain", {"norm": "layer"}),
-    "residual, layer norm": ("residual", {"order": "pre-activation", "norm": "layer"}),
-    "plain, batch norm": ("plain", {"norm": "batch"}),
-    "residual, batch norm": ("residual", {"order": "pre-activation", "norm": "batch"}),
-}
+JACOBIAN_DESIGNS = NAMED_DESIGNS
 """The designs of the study: one of `skipscope.designs.DESIGNS`, and fields of `Spec.dense`."""
 
 
@@ -274,8 +265,8 @@ def jacobian(
     Raises:
         InputError: a design, a part, a depth or a field makes no sense.
     """
-    names = _listed("designs", designs, JACOBIAN_DESIGNS)
-    wanted = _listed("parts", parts, get_args(Part))
+    names = listed("designs", designs, JACOBIAN_DESIGNS)
+    wanted = listed("parts", parts, get_args(Part))
     of_blocks = "body" if "body" in wanted else "network"
     cells = [
         JacobianCell(
@@ -287,10 +278,12 @@ def jacobian(
         )
         for name in names
         for depth in depths
-        for spec in (named_design(JACOBIAN_DESIGNS, name, depth=depth, width=width, **fields),)
+        for spec in (named_design(name, depth=depth, width=width, **fields),)
         for part in wanted
     ]
-    return gather(measure, cells, seeds, numbers=_numbers, chunk=chunk, jobs=jobs, progress=progress)
+    return gather(
+        measure, cells, seeds, numbers=_numbers, readings=_readings, chunk=chunk, jobs=jobs, progress=progress
+    )
 
 
 def measure(cell: JacobianCell, seeds: tuple[int, ...]) -> Readings:
@@ -328,32 +321,12 @@ def of_network(
     with threadpool_limits(limits=1, user_api="blas"):  # the same bits on every machine
         whole = linearise(network, batch, sample=sample)
         overall = _spectrum(whole if part == "network" else whole.at(part))
-        sites = [block.site for block in network.spec.body] if blocks else []
-        spectra = {site: _spectrum(whole.at(site)) for site in sites}
-    quantities = {
-        name: _known(each, overall, spectra)
-        for name, each in JACOBIAN_QUANTITIES.items()
-        if each.scope == "network" or spectra
-    }
+        spectra = {block.site: _spectrum(whole.at(block.site)) for block in network.spec.body if blocks}
+    # Without blocks their quantities have no site.
+    quantities = {name: each for name, each in JACOBIAN_QUANTITIES.items() if each.scope == "network" or spectra}
     given = np.asarray(batch[0] if isinstance(batch, tuple) else batch)
     told = {"study": "jacobian", "cotangent": "one-hot", "part": part, "batch": given.shape[-2], **(factors or {})}
-    # The probe makes the table; the samples that it runs meanwhile are shown for nothing, so they are few.
-    return probe(
-        network,
-        given[..., :2, :],
-        cotangent="ones",
-        quantities=quantities,
-        sites=["network", *sites],
-        factors=told,
-    )
-
-
-def _known(each: Quantity, overall: Spectrum, spectra: Mapping[str, Spectrum]) -> Quantity:
-    """The quantity with its formula bound to what was found."""
-    formula = each.formula
-    if each.scope == "network":
-        return replace(each, formula=lambda _: formula(overall))
-    return replace(each, formula=lambda view: formula(spectra[view.site.site]))
+    return tabulated(network, given, quantities, {"network": overall, **spectra}, factors=told)
 
 
 def _spectrum(linear: Linear) -> Spectrum:
@@ -387,36 +360,10 @@ def _norm(x: NDArray[Any]) -> Values:
 def _numbers(cell: JacobianCell) -> int:
     """What one network takes: its weights, what its forward pass keeps, and all vectors at one depth."""
     spec = cell.spec
-    widest = max(max(layer.fan_in, layer.fan_out) for layer in spec.layers)
-    kept = cell.batch * sum(layer.fan_out for layer in spec.layers)
-    return spec.parameters + 2 * kept + 4 * widest * widest
+    widest = max(spec.stem.features, spec.stem.width, spec.head.features, *(stage.width for stage in spec.stages))
+    return room.numbers(spec, 2 * cell.batch) + 4 * widest * widest
 
 
-def coupled(spec: Spec) -> bool:
-    """Whether batch normalisation lets samples depend on each other."""
-    return "batch" in {spec.stem.norm, *(stage.norm for stage in spec.stages)}
-
-
-def named_design(
-    table: Mapping[str, tuple[str, Mapping[str, Any]]], name: str, *, depth: int, width: int, **fields: Any
-) -> Spec:
-    """The `Spec` of a name in a table such as `JACOBIAN_DESIGNS`.
-
-    Raises:
-        InputError: a field is what the name says already, or makes no sense.
-    """
-    base, own = table[name]
-    for field in fields:
-        if field in own:
-            raise InputError(
-                f"{field}={fields[field]!r} cannot be chosen, as the design {name!r} says it: leave it out, or choose "
-                "other designs."
-            )
-    return design(base, depth=depth, width=width, **own, **fields)
-
-
-def _listed(parameter: str, given: Iterable[str], choices: Iterable[str]) -> list[str]:
-    names = list(dict.fromkeys([given] if isinstance(given, str) else given))
-    if not names:
-        raise InputError(f"{parameter} is empty: name at least one of {', '.join(choices)}.")
-    return [choose(parameter, name, choices) for name in names]
+def _readings(cell: JacobianCell) -> int:
+    parts = 1 + (sum(stage.blocks for stage in cell.spec.stages) if cell.blocks else 0)
+    return len(_OVERALL) * parts

@@ -1,0 +1,93 @@
+"""The command line: `skipscope demo`, the studies by their names, `theory | diagnose | report | compare`.
+
+Results go to stdout, in the format that was asked for and nothing else; progress goes to stderr, and only to a
+terminal. What the user can mend is one line on stderr and exit code 2. Files are checked before an hour of work, not
+after. `skipscope --help` is fast because everything that measures or draws is imported inside the commands.
+
+A module a verb, listed in `VERBS`. What verbs share is below them: `study` (all that runs a study), `options`,
+`outputs` (what is written) and `printing` (what is printed). No verb imports another.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from skipscope import __version__
+from skipscope.cli.compare import compare
+from skipscope.cli.correlation import correlation
+from skipscope.cli.demo import demo
+from skipscope.cli.diagnose import diagnose
+from skipscope.cli.flow import flow
+from skipscope.cli.highway import highway
+from skipscope.cli.jacobian import jacobian
+from skipscope.cli.report import report
+from skipscope.cli.sweep import sweep
+from skipscope.cli.theory import theory
+from skipscope.errors import InputError
+
+__all__ = ["VERBS", "cli", "main"]
+
+VERBS: tuple[click.Command, ...] = (
+    demo,
+    flow,
+    sweep,
+    highway,
+    jacobian,
+    correlation,
+    theory,
+    diagnose,
+    compare,
+    report,
+)
+"""Every command of the command line."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="skipscope", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Measure what depth and skip connections do to a neural network."""
+
+
+for verb in VERBS:
+    cli.add_command(verb)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 2 for what the user can mend, 130 when interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    _ready_streams()
+    try:
+        result = cli.main(args=given, prog_name="skipscope", standalone_mode=False, obj=given)
+        return int(result or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    except (InputError, click.ClickException) as error:
+        return _refused(error.format_message() if isinstance(error, click.ClickException) else str(error))
+    except (click.Abort, KeyboardInterrupt):
+        print("skipscope: interrupted; no file is half written.", file=sys.stderr)
+        return 130
+    except SystemExit:  # of click and Rich, when the reader of the output left, e.g. head
+        return 0
+    except OSError as error:  # files say for themselves what is wrong with them: what is left is a full output
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - or Python writes the rest at exit, and fails again
+        return _refused(f"cannot write the output: {(error.strerror or str(error)).lower()}; write it elsewhere.")
+
+
+def _ready_streams() -> None:
+    """A terminal that lacks a letter is no reason to fail, nor is a stream that is closed."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _refused(message: str) -> int:
+    print("skipscope:", " ".join(message.split()), file=sys.stderr)
+    return 2

@@ -1,0 +1,75 @@
+"""`skipscope demo`."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from skipscope.cli import options, outputs, printing
+from skipscope.errors import InputError
+from skipscope.readings import Readings
+
+
+@click.command()
+@options.seeds()
+@options.path(
+    "--out", default=Path("skipscope-report"), show_default=True, help="Folder of the report and the readings."
+)
+@options.overwrite
+@options.quiet
+def demo(seeds: range, out: Path, overwrite: bool, quiet: bool, **how: Any) -> None:
+    """The experiments of the original notebook, over many draws; a report in one HTML file."""
+    from skipscope import diagnosis, studies
+
+    # The notebook's small networks are cheap, and its claim is about draws.
+    many = options.seed_range(10 * (seeds.stop - seeds.start), seeds.start)
+    page, saved = _files(out, overwrite)
+    with printing.progress("gradient flow", quiet) as progress:
+        flow = studies.flow(seeds=seeds, progress=progress, **how)
+    with printing.progress("as the notebook did it", quiet) as progress:
+        notebook = studies.notebook(seeds=many, progress=progress, **how)
+    readings = Readings.concat([flow, notebook])
+    findings = diagnosis.diagnose(flow)
+    out.mkdir(parents=True, exist_ok=True)
+    # The page first: by it the next demo knows that the folder may be written again.
+    outputs.write_page(readings, page, title="What skip connections do", overwrite=True)
+    readings.save(saved, overwrite=True)
+    if not quiet:
+        printing.print_findings(findings)
+    click.echo(f"Report: {click.format_filename(page)}\nReadings: {click.format_filename(saved)}")
+
+
+def _files(out: Path, overwrite: bool) -> tuple[Path, Path]:
+    """The page and the readings in the folder; a folder of an earlier demo may be written again."""
+    from skipscope.files import check_writable
+
+    page, saved = out / "index.html", out / "readings.parquet"
+    try:
+        _try_folder(out)
+        ours = page.is_file() and b'content="skipscope' in page.read_bytes()[:4096]
+        taken = out.is_dir() and any(out.iterdir()) and not (ours or overwrite)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"--out {str(out)!r} cannot be the demo's folder: {reason}; give another name.") from error
+    if taken:
+        raise InputError(
+            f"--out {str(out)!r} holds files that skipscope did not write: name another folder, or --overwrite."
+        )
+    if out.is_dir():
+        for path in (page, saved):
+            check_writable(path, overwrite=True)
+    return page, saved
+
+
+def _try_folder(folder: Path) -> None:
+    """Make a folder and remove it again, to see whether it can be made: permission bits do not tell."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    finally:
+        for each in made:
+            with suppress(OSError):
+                each.rmdir()

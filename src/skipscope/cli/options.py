@@ -1,0 +1,204 @@
+"""The options that several verbs share, and how their values are read.
+
+A verb takes what it needs: `@options.network`, `@options.seeds(50)`. Lists such as `plain,residual` and `5:200:5` are
+read here, so that a verb gets the values under the names that the studies have for them. Imports nothing that measures.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import click
+
+from skipscope.errors import InputError, require_int
+
+Format = Literal["table", "json", "csv"]
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def several(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in the order in which help lists them."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+# ---------------------------------------------------------------------------------------------------- reading values
+
+
+def _names(context: click.Context, option: click.Parameter, value: str) -> list[str]:
+    """`plain,residual`."""
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
+def _depths(context: click.Context, option: click.Parameter, value: str) -> list[int]:
+    """`5,10,20`, ranges `first:last` or `first:last:step` (the last included), or both."""
+    name = option.opts[0]
+    found: list[int] = []
+    for piece in value.split(","):
+        try:
+            numbers = [int(each) for each in piece.split(":")]
+            first, last, step = (*numbers, *{1: (numbers[0], 1), 2: (1,)}.get(len(numbers), ()))
+            many = range(first, last + 1, max(step, 1))
+        except (ValueError, TypeError):
+            raise InputError(f"{name} must be numbers such as 5,10,20 or first:last:step; got {value!r}.") from None
+        if step < 1 or not 0 < len(many) <= 10_000:
+            raise InputError(f"{name} {piece!r} must be 1 to 10,000 depths, from first up to last; e.g. 5:200:5.")
+        found += many
+    return found
+
+
+def _gain(context: click.Context, option: click.Parameter, value: str) -> float | str:
+    """A gain is a number if it reads as one, else the name of a rule."""
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+def _gains(context: click.Context, option: click.Parameter, value: str) -> list[float | str]:
+    return [_gain(context, option, name) for name in _names(context, option, value)]
+
+
+def chosen(**values: tuple[str, ...]) -> dict[str, Any]:
+    """What was chosen, of options that may be given several times; the rest is left to whoever is asked."""
+    return {name: list(given) for name, given in values.items() if given}
+
+
+# ----------------------------------------------------------------------------------------------------- the networks
+
+
+def _number(name: str, default: int, about: str) -> Callable[[Command], Command]:
+    return click.option(name, type=int, default=default, show_default=True, help=about)
+
+
+def _listed(name: str, field: str, default: str, about: str) -> Callable[[Command], Command]:
+    return click.option(name, field, default=default, show_default=True, callback=_names, help=about)
+
+
+def width(default: int = 36) -> Callable[[Command], Command]:
+    """`--width`."""
+    return _number("--width", default, "Units of the hidden layers.")
+
+
+def batch(default: int = 1, about: str = "Samples a network.") -> Callable[[Command], Command]:
+    """`--batch`."""
+    return _number("--batch", default, about)
+
+
+def depths(
+    default: str, name: str = "--depths", about: str = "Depths: 5,10,20 or first:last:step."
+) -> Callable[[Command], Command]:
+    """`--depths` (or one of another name), given to the verb as a list of numbers."""
+    return click.option(name, default=default, show_default=True, callback=_depths, help=about)
+
+
+def designs(default: str) -> Callable[[Command], Command]:
+    """`--design`, names separated by commas, given to the verb as the list `designs`."""
+    return _listed("--design", "designs", default, "Designs, separated by commas.")
+
+
+def layers(output: str) -> Callable[[Command], Command]:
+    """What all layers are like."""
+    return several(
+        click.option("--init", default="he", show_default=True, help="he, xavier, lecun or torch."),
+        click.option("--activation", default="relu", show_default=True, help="relu, tanh or linear."),
+        click.option("--output", default=output, show_default=True, help="Activation of the output layer."),
+        click.option("--bias", is_flag=True, help="Give every layer a bias."),
+    )
+
+
+orders = _listed("--order", "orders", "before-add,after-add,pre-activation", "Where the ReLU is.")
+norms = _listed("--norm", "norms", "none", "none, batch and layer, separated by commas.")
+gains = click.option(
+    "--gain",
+    "gains",
+    default="1,1/sqrt(L)",
+    show_default=True,
+    callback=_gains,
+    help="Gains of the branch, separated by commas.",
+)
+# The names of these designs have commas of their own.
+designs_of_study = click.option(
+    "--design", multiple=True, help="A design of the study (may be given several times); all of them if none is given."
+)
+features = _number("--features", 16, "Numbers a sample has.")
+cotangent = click.option("--cotangent", default="gaussian", show_default=True, help="gaussian or ones.")
+dense = several(
+    width(),
+    features,
+    click.option("--order", default="before-add", show_default=True, help="before-add, after-add or pre-activation."),
+    click.option("--norm", default="none", show_default=True, help="none, batch or layer."),
+    layers(output="relu"),
+    click.option("--shortcut-gain", default="1", show_default=True, callback=_gain, help="A number, 1/sqrt(L) or 1/L."),
+    click.option("--branch-gain", default="1", show_default=True, callback=_gain, help="Likewise, or zero."),
+    cotangent,
+)
+network = several(
+    designs("plain,residual,twin,matched"),
+    _number("--depth", 28, "Layers of plain, blocks of residual networks."),
+    dense,
+)
+
+
+# ------------------------------------------------------------------------------------------------- seeds and outputs
+
+
+def seeds(default: int = 200) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--seeds --seed --dtype --jobs`; the verb gets `seeds`, a range, in place of the first two."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @_number("--seeds", default, "How many seeds.")
+        @_number("--seed", 0, "The first seed.")
+        @click.option("--dtype", default="float64", show_default=True, help="float64 or float32.")
+        @_number("--jobs", 1, "Worker processes; the numbers stay the same.")
+        @functools.wraps(command)
+        def with_range(*, seeds: int, seed: int, **fields: Any) -> Any:
+            return command(seeds=seed_range(seeds, seed), **fields)
+
+        return with_range
+
+    return decorate
+
+
+def seed_range(seeds: int, seed: int) -> range:
+    """So many seeds from the first.
+
+    Raises:
+        InputError: there are none, or they are beyond what the table of readings can hold.
+    """
+    first = require_int("--seed", seed, least=0)
+    last = first + require_int("--seeds", seeds, least=1)
+    if last > 2**63:  # seeds are 64-bit numbers in the table of readings
+        raise InputError(f"--seed {seed} with --seeds {seeds} goes beyond 2^63: give smaller numbers.")
+    return range(first, last)
+
+
+def path(name: str, field: str | None = None, **told: Any) -> Callable[[Command], Command]:
+    """An option that names a file or a folder."""
+    return click.option(name, *([field] if field else []), type=click.Path(path_type=Path), **told)
+
+
+overwrite = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+saving = several(
+    path("--out", help="Save the readings there (.parquet)."),
+    path("--report", "page", help="Write a report there (.html)."),
+    overwrite,
+)
+folder = path("--folder", help="Keep the work there; the same command goes on.")
+format_ = click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="How the result is written.",
+)
+quiet = click.option("--quiet", is_flag=True, help="No progress, and only the result.")

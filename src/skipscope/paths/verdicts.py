@@ -1,0 +1,143 @@
+"""The findings about path lengths: whether they follow the binomial law, in a typical draw and in all of them."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import polars as pl
+
+from skipscope.diagnosis import SEEDS, Finding
+from skipscope.paths.lengths import misfit_data, with_weights
+from skipscope.readings import Readings
+from skipscope.words import number
+
+__all__ = ["DISTANCE", "DISTANCE_OF_ONE", "SHIFT", "judge"]
+
+SHIFT = 0.25
+"""By how many of the law's standard deviations the pooled mean length may differ from the law's: two normal curves that
+far apart have a total-variation distance of 0.1."""
+
+DISTANCE = 0.1
+"""The total-variation distance of the pooled distribution above which the law is not said to hold."""
+
+DISTANCE_OF_ONE = 0.25
+"""The total-variation distance of a single draw above which the law does not describe that draw."""
+
+_THRESHOLDS = {
+    "typical": (
+        f"law holds: the median over draws of the total-variation distance between a draw and the law is at most "
+        f"{DISTANCE_OF_ONE:g}, with its whole 95 % interval; does not hold: above, with all of it; a verdict needs "
+        f"{SEEDS} draws"
+    ),
+    "pooled": (
+        f"law holds: the 95 % interval of the mean length is within {SHIFT:g} of the law's standard deviations of the "
+        f"law's mean, and the total-variation distance at most {DISTANCE:g}; does not hold: the whole interval is "
+        f"beyond; a verdict needs draws worth {SEEDS} by energy"
+    ),
+}
+_RULES = {"typical": "path lengths of a typical draw", "pooled": "path lengths by energy, all draws"}
+_SOURCE = (
+    "the law: skipscope.paths; the count of paths: Veit et al. 2016, arXiv:1605.06431; interval of a median: "
+    "by ranks; of a pooled mean: delta method over draws; thresholds: a convention of this instrument"
+)
+
+
+def judge(readings: Readings) -> list[Finding]:
+    """Whether the path lengths follow the binomial law: for every cell of a typical draw, and of all draws pooled.
+
+    The verdict is `law holds`, `law does not hold` or `cannot tell`.
+
+    Raises:
+        InputError: there are no such readings.
+    """
+    table = misfit_data(readings)
+    known = set(table["cell"])
+    lost = [_lost(row) for row in with_weights(readings) if row["cell"] not in known]
+    return [_finding(row, table[index]) for index, row in enumerate(table.iter_rows(named=True))] + lost
+
+
+def _finding(row: dict[str, Any], evidence: pl.DataFrame) -> Finding:
+    verdict, said = _verdict(row)
+    return Finding(
+        rule=_RULES[row["estimate"]],
+        cell=row["cell"],
+        subject=_subject(row),
+        verdict=cast(Any, verdict),  # words of these rules' own
+        statement=said,
+        evidence=evidence,
+        threshold=_THRESHOLDS[row["estimate"]],
+        source=_SOURCE,
+    )
+
+
+def _lost(factors: dict[str, Any]) -> Finding:
+    return Finding(
+        rule=_RULES["pooled"],
+        cell=factors["cell"],
+        subject=_subject(factors),
+        verdict="cannot tell",
+        statement=f"In every draw of {_subject(factors)} a path's gradient overflows: its lengths have no weights.",
+        evidence=pl.DataFrame(),
+        threshold=_THRESHOLDS["pooled"],
+        source=_SOURCE,
+    )
+
+
+def _subject(row: dict[str, Any]) -> str:
+    order = f", {row['order']} order" if row.get("order") else ""
+    norm = f", {row['norm']} norm" if row["norm"] not in ("", "none") else ""
+    gain = f", gains {row['gain']}" if row["gain"] else ""
+    return f"the {row['design'] or 'network'} design at depth {row['depth']}, width {row['width']}{order}{norm}{gain}"
+
+
+def _verdict(row: dict[str, Any]) -> tuple[str, str]:
+    whose = "In a typical draw" if row["estimate"] == "typical" else "In the energy of all draws together"
+    interval = "" if row["low"] is None else f" (95 % interval {number(row['low'])} to {number(row['high'])})"
+    said = (
+        f"{whose} of {_subject(row)}, the gradient came through {number(row['mean'])} of {row['junctions']} branches "
+        f"in the mean{interval}"
+    )
+    if row["law_mean"] is None:
+        return "cannot tell", (
+            f"{said}. There is no binomial law for it: {_lower(row['refusal'])} With the shares measured at its "
+            f"junctions and independent choices the mean would be {number(row['independent_mean'])}."
+        )
+    said += (
+        f"; the binomial law says {number(row['law_mean'])} with a standard deviation of {number(row['law_sd'])}. The "
+        f"total-variation distance between the two is {number(row['distance'], 2)}."
+    )
+    if row["low"] is None or min(row["n"], row["effective"]) < SEEDS:
+        draws = "1 draw" if row["n"] == 1 else f"{row['n']} draws"
+        worth = f", which by energy are worth {number(row['effective'], 2)}" if row["estimate"] == "pooled" else ""
+        return "cannot tell", f"{said} It rests on {draws}{worth}; a verdict needs {SEEDS}."
+    verdict = _compared_typical(row) if row["estimate"] == "typical" else _compared_pooled(row)
+    return verdict, f"{said} {_why(row)}".rstrip() if verdict == "law does not hold" else said
+
+
+def _why(row: dict[str, Any]) -> str:
+    if row["refusal"]:
+        return f"The law is not expected to hold: {_lower(row['refusal'])}"
+    if row["estimate"] == "typical":
+        return "The law is an average by energy over draws; at a finite width the paths of one draw interfere."
+    return ""
+
+
+def _compared_typical(row: dict[str, Any]) -> str:
+    if row["distance_low"] > DISTANCE_OF_ONE:
+        return "law does not hold"
+    return "law holds" if row["distance_high"] <= DISTANCE_OF_ONE else "cannot tell"
+
+
+def _compared_pooled(row: dict[str, Any]) -> str:
+    room = SHIFT * row["law_sd"] + _ROUNDING * max(row["junctions"], 1)
+    low, high = row["low"] - row["law_mean"], row["high"] - row["law_mean"]
+    if low > room or high < -room:
+        return "law does not hold"
+    return "law holds" if -room <= low and high <= room and row["distance"] <= DISTANCE else "cannot tell"
+
+
+_ROUNDING = 1e-9  # a law without spread, where there is a single path, is met to rounding
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]

@@ -1,0 +1,58 @@
+"""Designs under names that also say a norm, an order or a gain, as several studies compare them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from skipscope.designs import design
+from skipscope.errors import InputError, choose
+from skipscope.spec import Spec
+
+__all__ = ["NAMED_DESIGNS", "coupled", "listed", "named_design"]
+
+NAMED_DESIGNS: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "plain": ("plain", {}),
+    "residual": ("residual", {}),
+    "residual, pre-activation": ("residual", {"order": "pre-activation"}),
+    "residual, 1/sqrt(L)": ("residual", {"order": "pre-activation", "branch_gain": "1/sqrt(L)"}),
+    "residual, 1/L": ("residual", {"branch_gain": "1/L"}),
+    "plain, layer norm": ("plain", {"norm": "layer"}),
+    "residual, layer norm": ("residual", {"order": "pre-activation", "norm": "layer"}),
+    "plain, batch norm": ("plain", {"norm": "batch"}),
+    "residual, batch norm": ("residual", {"order": "pre-activation", "norm": "batch"}),
+}
+"""By name: one of `skipscope.designs.DESIGNS`, and fields of `Spec.dense`."""
+
+
+def coupled(spec: Spec) -> bool:
+    """Whether batch normalisation lets samples depend on each other."""
+    return "batch" in {spec.stem.norm, *(stage.norm for stage in spec.stages)}
+
+
+def named_design(name: str, *, depth: int, width: int, **fields: Any) -> Spec:
+    """The `Spec` of a name in `NAMED_DESIGNS`.
+
+    Raises:
+        InputError: there is no such name, or a field is what the name says already, or makes no sense.
+    """
+    base, own = NAMED_DESIGNS[choose("design", name, NAMED_DESIGNS)]
+    for field in fields:
+        if field in own:
+            raise InputError(
+                f"{field}={fields[field]!r} cannot be chosen, as the design {name!r} says it: leave it out, or choose "
+                "other designs."
+            )
+    return design(base, depth=depth, width=width, **own, **fields)
+
+
+def listed(parameter: str, given: Iterable[str], choices: Iterable[str]) -> list[str]:
+    """One name or several, each once and each one of the choices; `parameter` is a plural.
+
+    Raises:
+        InputError: there is none, or one that is no choice.
+    """
+    names = list(dict.fromkeys([given] if isinstance(given, str) else given))
+    if not names:
+        raise InputError(f"{parameter} is empty: name at least one of {', '.join(choices)}.")
+    return [choose(parameter.removesuffix("s"), name, choices) for name in names]
