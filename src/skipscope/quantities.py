@@ -17,7 +17,7 @@ from skipscope.formulas import End, Profile, Values, View
 from skipscope.moments import Field
 from skipscope.protocol import Site
 
-__all__ = ["QUANTITIES", "Profile", "Quantity", "View"]
+__all__ = ["LEARNING", "QUANTITIES", "Profile", "Quantity", "View"]
 
 Roles = Mapping[str, tuple[Field, ...]]
 
@@ -356,21 +356,6 @@ QUANTITIES: dict[str, Quantity] = {
         unit="of the loss",
         about="The loss that the probe was given; a probe with a cotangent has none.",
     ),
-    **{
-        f"{part}_{what}": Quantity(
-            formula=formulas.fact(f"{part}_{what}"),
-            scope="network",
-            symbol=f"{symbol}, {part}",
-            unit=unit,
-            about=f"{about} of the whole {'training' if part == 'train' else 'test'} part, in inference; of a network "
-            "that is being trained.",
-        )
-        for part in ("train", "test")
-        for what, symbol, unit, about in (
-            ("loss", "L", "of the loss", "The loss"),
-            ("error", "error", "share of samples", "The share of wrong answers"),
-        )
-    },
     "parameters": Quantity(
         formula=formulas.fact("parameters"),
         scope="network",
@@ -388,3 +373,19 @@ QUANTITIES: dict[str, Quantity] = {
     ),
 }
 """Everything that a probe measures, in the order of the docs."""
+
+LEARNING: dict[str, Quantity] = {
+    f"{part}_{what}": Quantity(
+        formula=formulas.fact(f"{part}_{what}"),
+        scope="network",
+        symbol=f"{symbol}, {part}",
+        unit=unit,
+        about=f"{about} of the whole {'training' if part == 'train' else 'test'} part, in inference.",
+    )
+    for part in ("train", "test")
+    for what, symbol, unit, about in (
+        ("loss", "L", "of the loss", "The loss"),
+        ("error", "error", "share of samples", "The share of wrong answers"),
+    )
+}
+"""What is measured beside them of a network that is being trained: facts that no single batch tells."""

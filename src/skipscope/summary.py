@@ -20,7 +20,7 @@ import polars as pl
 
 from skipscope import theory
 from skipscope.draws import CotangentKind
-from skipscope.errors import InputError, require_int, require_type
+from skipscope.errors import InputError, quoted, require_int, require_type
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 
@@ -83,7 +83,7 @@ class Summary:
         rows = self.table.filter(pl.col("quantity") == quantity)
         if rows.is_empty():
             known = ", ".join(sorted(self.table["quantity"].unique()))
-            raise InputError(f"quantity {quantity!r} is not in these readings; they hold {known or 'none'}.")
+            raise InputError(f"quantity {quoted(quantity)} is not in these readings; they hold {known or 'none'}.")
         return rows.sort("cell", "step", "site_order", "call")
 
 
@@ -138,7 +138,7 @@ def _statistics(rows: pl.DataFrame) -> pl.DataFrame:
         _largest=largest,
         _square_mean=square.mean(),
         _square_error=square.std() / finite.sum().sqrt(),
-        carrying=square.sum() * square.sum() / (square * square).sum(),
+        carrying=(square.sum() * square.sum() / (square * square).sum()).fill_nan(None),  # where all is 0, none
         _positive=positive.sum(),
         _sorted=value.filter(finite).sort(),
     )
@@ -194,7 +194,7 @@ def z_limit(looks: int, draws: float | None = None) -> float:
     if draws is None:
         return -NormalDist().inv_cdf(tail)
     if draws < 2:
-        raise InputError(f"draws must be 2 at least, to have a standard error; got {draws!r}.")
+        raise InputError(f"draws must be 2 at least, to have a standard error; got {quoted(draws)}.")
     from scipy.special import stdtrit  # only whoever has an estimated error needs SciPy
 
     return -float(stdtrit(draws - 1, tail))

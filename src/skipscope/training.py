@@ -30,7 +30,7 @@ from skipscope.errors import InputError, choose, require_int, require_number, re
 from skipscope.losses import CrossEntropy, MeanSquaredError
 from skipscope.probe import Measured, Plan, Recording, one_thread
 from skipscope.protocol import Loss
-from skipscope.quantities import QUANTITIES, Quantity
+from skipscope.quantities import LEARNING, QUANTITIES, Quantity
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 
@@ -51,7 +51,7 @@ TRAINING_QUANTITIES = (
     "backward_growth",
     "weight_grad_first_last",
 )
-"""What `train` measures of a network, of `QUANTITIES`, where nothing else is asked for."""
+"""What `train` measures of a network, of `QUANTITIES` and `LEARNING`, where nothing else is asked for."""
 
 _RUNNING = 0.1  # the share of a batch in the running averages
 _EVALUATED = 512  # samples at once
@@ -157,7 +157,7 @@ def train(
         data: what it learns; classes are learned by cross-entropy, numbers by mean squared error.
         recipe: how.
         record: how often to measure, evenly from the beginning to the end, both included; or after which steps.
-        quantities: what to measure, of `QUANTITIES`; `TRAINING_QUANTITIES` if not given. Losses and errors are of the
+        quantities: what to measure, of `QUANTITIES` and `LEARNING`; `TRAINING_QUANTITIES` if not given. Losses and errors are of the
             whole training and test part, in inference; all others of one fixed mini-batch of the training part.
         sites: patterns of the sites to report; None is all.
         factors: columns for the table of cells.
@@ -219,7 +219,8 @@ def _steps(record: int | Iterable[int], steps: int) -> frozenset[int]:
 
 
 def _chosen(quantities: Mapping[str, Quantity] | None) -> Mapping[str, Quantity]:
-    return {name: QUANTITIES[name] for name in TRAINING_QUANTITIES} if quantities is None else quantities
+    measured = QUANTITIES | LEARNING
+    return {name: measured[name] for name in TRAINING_QUANTITIES} if quantities is None else quantities
 
 
 # ----------------------------------------------------------------------------------------------------------- one run

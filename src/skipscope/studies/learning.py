@@ -14,7 +14,7 @@ from typing import Any
 from skipscope import data as datasets
 from skipscope.data import Dataset
 from skipscope.engines.numpy_engine import build
-from skipscope.quantities import QUANTITIES
+from skipscope.quantities import LEARNING, QUANTITIES
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 from skipscope.studies.gather import gather
@@ -38,7 +38,7 @@ class Trial:
         factors: the study's columns in the table of cells.
         data_seed: the seed of the data set: the same split for all seeds of a trial.
         record: how often to measure on the way, or after which steps.
-        quantities: what to measure on the way, of `QUANTITIES`.
+        quantities: what to measure on the way, of `QUANTITIES` and `LEARNING`.
         sites: patterns of the sites to report; None is all.
         after: looks at the trained networks, and gives readings of cells of its own.
     """
@@ -91,7 +91,7 @@ def _learn(trial: Trial, seeds: tuple[int, ...]) -> Readings:
         data,
         trial.recipe,
         record=trial.record,
-        quantities={name: QUANTITIES[name] for name in trial.quantities},
+        quantities={name: (QUANTITIES | LEARNING)[name] for name in trial.quantities},
         sites=trial.sites,
         factors=trial.factors,
     )
