@@ -12,11 +12,12 @@ import fnmatch
 import gc
 import hashlib
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, get_args
 
 import numpy as np
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from skipscope import draws, readings
 from skipscope.draws import CotangentKind
-from skipscope.errors import InputError, choose, require_int
+from skipscope.errors import InputError, as_list, choose, quoted, require_int
 from skipscope.losses import Cotangent, cotangent
 from skipscope.moments import Dot, Field, Moments, dot, moments
 from skipscope.protocol import ROLES, Loss, Network, Run, Site
@@ -74,7 +75,7 @@ def probe(
             f"{type(quantities).__name__}."
         )
     if not callable(getattr(network, "run", None)):
-        raise InputError(f"network must be a network, e.g. of skipscope.build(spec, seed=0); got {network!r}.")
+        raise InputError(f"network must be a network, e.g. of skipscope.build(spec, seed=0); got {quoted(network)}.")
     for name, quantity in quantities.items():
         _require_quantity(name, quantity)
     given, data = _batch(network, batch, seed)
@@ -89,12 +90,13 @@ def probe(
 @contextmanager
 def one_thread() -> Iterator[None]:
     """One BLAS thread: with several, how a sum is split, and so its last bit, depends on the machine."""
-    with _thread_pools().limit(limits=1, user_api="blas"):
+    with _thread_pools(len(sys.modules)).limit(limits=1, user_api="blas"):
         yield
 
 
-@cache  # to find the libraries takes a millisecond, and NumPy's, the one that counts, is there from the beginning
-def _thread_pools() -> Any:
+@lru_cache(maxsize=1)
+def _thread_pools(modules: int) -> Any:
+    """The libraries with threads, looked for again (which takes a millisecond) when modules have been imported."""
     from threadpoolctl import ThreadpoolController  # not at import, which `skipscope --help` pays for
 
     return ThreadpoolController()
@@ -135,7 +137,26 @@ class Measured:
 
     def readings(self) -> Readings:
         """The table."""
-        return _readings(self)
+        return _readings([self])
+
+    @property
+    def size(self) -> int:
+        """How many readings it is, at most."""
+        return len(self.values) * len(self.seeds)
+
+    @classmethod
+    def tables(cls, parts: Iterable[Measured], *, most: int) -> Iterator[Readings]:
+        """The readings, in tables of several cells; of at most so many rows, but where one part alone has more."""
+        gathered: list[Measured] = []
+        for part in parts:
+            full = sum(each.size for each in gathered) + part.size > most
+            known = any(each.cell["cell"] == part.cell["cell"] for each in gathered)
+            if gathered and (full or known or not _alike(gathered[0], part)):
+                yield _readings(gathered)
+                gathered = []
+            gathered.append(part)
+        if gathered:
+            yield _readings(gathered)
 
     @classmethod
     def concat(cls, parts: Sequence[Measured]) -> Measured:
@@ -143,6 +164,12 @@ class Measured:
         first = parts[0]
         values = {key: _joined([part.values[key] for part in parts]) for key in first.values}
         return cls(first.cell, first.sites, tuple(seed for part in parts for seed in part.seeds), values, first.step)
+
+
+def _alike(one: Measured, other: Measured) -> bool:
+    """Whether the cells of both have the same columns."""
+    mine, theirs = ([(name, type(value)) for name, value in each.cell.items()] for each in (one, other))
+    return mine == theirs
 
 
 def _joined(values: Sequence[Any]) -> Any:
@@ -294,13 +321,14 @@ class _Recorder:
 def _chosen(sites: Sequence[Site], patterns: str | Iterable[str] | None) -> list[Site]:
     if patterns is None:
         return list(sites)
-    listed = [patterns] if isinstance(patterns, str) else list(patterns)
+    listed = as_list(patterns)
     if not listed:
         raise InputError("sites is empty: give at least one pattern, or leave it out for all sites.")
     for pattern in listed:
-        if not any(fnmatch.fnmatchcase(site.site, pattern) for site in sites):
+        if not isinstance(pattern, str) or not any(fnmatch.fnmatchcase(site.site, pattern) for site in sites):
             raise InputError(
-                f"sites={pattern!r} matches none of the {len(sites)} sites, {sites[0].site!r} to {sites[-1].site!r}."
+                f"sites={quoted(pattern)} matches none of the {len(sites)} sites, {sites[0].site!r} to "
+                f"{sites[-1].site!r}."
             )
     return [site for site in sites if any(fnmatch.fnmatchcase(site.site, pattern) for pattern in listed)]
 
@@ -376,6 +404,8 @@ def _name(loss: Loss) -> str:
 
 def _factors(given: Mapping[str, Any]) -> dict[str, Any]:
     """The factors as Python values, of the types that the table of cells has."""
+    if not isinstance(given, Mapping):
+        raise InputError(f"factors must map names to values, e.g. {{'design': 'plain'}}; got {quoted(given)}.")
     factors = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
     for name, value in factors.items():
         if name in readings.CELLS:
@@ -385,7 +415,7 @@ def _factors(given: Mapping[str, Any]) -> dict[str, Any]:
             wanted = "a text, a number or a truth value"
             fits = isinstance(value, str | int | float)
         if not fits or (isinstance(value, int) and not -(2**63) <= value < 2**63):
-            raise InputError(f"factors: {name!r} must be {wanted}; got {value!r}.")
+            raise InputError(f"factors: {name!r} must be {wanted}; got {quoted(value)}.")
     return factors
 
 
@@ -415,20 +445,23 @@ def _gain(spec: Spec) -> str:
     return "; ".join(gains)
 
 
-def _readings(measured: Measured) -> Readings:
-    cell = measured.cell
-    rows = _rows(measured)
-    defined = set(rows["site"].unique())
-    sites = pl.DataFrame(
-        [
-            _site_row(str(cell["cell"]), site, "measured" if site.site in defined else "undefined")
-            for site in measured.sites
-        ],
-        schema=readings.SITES,
-        orient="row",
+def _readings(parts: Sequence[Measured]) -> Readings:
+    """One table of several cells: to make and check a table each would cost more than to measure some hundred seeds."""
+    tables = [_rows(part) for part in parts]
+    sites: list[tuple[Any, ...]] = []
+    for part, rows in zip(parts, tables, strict=True):
+        defined = set(rows["site"].unique())
+        sites += [
+            _site_row(str(part.cell["cell"]), site, "measured" if site.site in defined else "undefined")
+            for site in part.sites
+        ]
+    cells = pl.DataFrame([dict(part.cell) for part in parts], schema_overrides=readings.CELLS)
+    return Readings(
+        rows=pl.concat(tables),
+        cells=cells.select(*readings.CELLS, *_extra(parts[0].cell)),
+        sites=pl.DataFrame(sites, schema=readings.SITES, orient="row"),
+        meta=_versions(),
     )
-    cells = pl.DataFrame([dict(cell)], schema_overrides=readings.CELLS).select(*readings.CELLS, *_extra(cell))
-    return Readings(rows=rows, cells=cells, sites=sites, meta=_versions())
 
 
 def _site_row(cell: str, site: Site, status: str) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from typing import Any
@@ -30,7 +30,7 @@ from skipscope.quantities import QUANTITIES, Quantity
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 from skipscope.studies.gather import carried_out, cut, require_jobs
-from skipscope.studies.room import numbers, require_room, sites
+from skipscope.studies.room import count, numbers, require_room, sites
 
 __all__ = ["Cell", "Progress", "measure", "measure_part", "run"]
 
@@ -154,7 +154,7 @@ def measure_part(part: int, cells: Sequence[Cell], seeds: Sequence[int], chunk: 
     scratch = _Scratch()
     found = [_measure_in(scratch, cells, some) for some in cut(tuple(seeds), chunk)]
     joined = (Measured.concat(each) for each in zip(*found, strict=True))
-    return part, Readings.concat(some for each in joined for some in _tabulated(each))
+    return part, _table(joined)
 
 
 def run(
@@ -186,8 +186,7 @@ def run(
     """
     listed = list(cells)
     require_jobs(jobs)
-    count = len(seeds) if isinstance(seeds, Sized) else 1
-    require_room(listed, seeds=count, jobs=jobs, numbers=_numbers, readings=_readings, kept=keep is None)
+    require_room(listed, seeds=count(seeds), jobs=jobs, numbers=_numbers, readings=_readings, kept=keep is None)
     if hasattr(seeds, "__index__"):
         raise InputError(f"seeds must be a list of seeds, e.g. range({seeds}), or [{seeds}] for one; got {seeds}.")
     known = draws.require_seeds(seeds)
@@ -203,7 +202,7 @@ def run(
         done += len(group) * len(part)
         if progress is not None:
             progress(done, len(listed) * len(known))
-    return Readings.concat(each for cell in listed for each in _tabulated(Measured.concat(found.pop(id(cell)))))
+    return _table(Measured.concat(found.pop(id(cell))) for cell in listed)
 
 
 def _add(parts: list[Measured], new: Measured) -> None:
@@ -216,12 +215,17 @@ def _add(parts: list[Measured], new: Measured) -> None:
         parts[-_JOINED:] = [Measured.concat(parts[-_JOINED:])]
 
 
-def _tabulated(measured: Measured) -> Iterator[Readings]:
-    """The readings of what was measured, some quantities at a time: as a table all of them would take much room."""
+def _table(cells: Iterable[Measured]) -> Readings:
+    """The readings of all cells."""
+    return Readings.concat(Measured.tables((some for cell in cells for some in _slices(cell)), most=_TABLE_ROWS))
+
+
+def _slices(measured: Measured) -> Iterator[Measured]:
+    """What was measured, some quantities at a time where it is much: as a table all of it would take much room."""
     keys = list(measured.values)
     size = max(1, _TABLE_ROWS // len(measured.seeds))
     for start in range(0, max(len(keys), 1), size):
-        yield replace(measured, values={key: measured.values[key] for key in keys[start : start + size]}).readings()
+        yield replace(measured, values={key: measured.values[key] for key in keys[start : start + size]})
 
 
 def _numbers(cell: Cell) -> int:
