@@ -9,7 +9,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import depth, imports, memory, sweeps
+from benchmarks import depth, imports, memory, sweeps, training
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PACKAGES = ("skipscope", "numpy", "polars", "scipy", "joblib", "torch", "jax")
@@ -19,6 +19,7 @@ SECTIONS = {
     "cores": sweeps.cores,
     "memory": memory.section,
     "depth": depth.section,
+    "training": training.section,
 }
 
 

@@ -15,6 +15,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "notebooks",
     "plain_docstrings",
     "quantities_table",
 ]
@@ -22,6 +23,8 @@ exclude_patterns = ["_build"]
 highlight_language = "text"  # formulas and tables in docstrings are no Python
 html_theme = "furo"
 html_title = f"skipscope {version}"
+html_static_path = ["_static"]
+html_css_files = ["notebooks.css"]
 
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3

@@ -683,7 +683,7 @@ def test_refused_arrays(changed: dict[str, Any], message: str | None):
     [
         (
             lambda: data.load("digit", seed=0),
-            "data must be one of 'patterns', 'digits', 'teacher'; got 'digit'. Did you mean 'digits'?",
+            "data must be one of 'patterns', 'digits', 'teacher', 'identity'; got 'digit'. Did you mean 'digits'?",
         ),
         (lambda: data.load("digits", seed=-1), "seed must be at least 0; got -1."),
         (lambda: data.patterns(seed=0.5), "seed must be a whole number of at least 0; got 0.5."),  # type: ignore[arg-type]

@@ -238,7 +238,7 @@ def test_require_number_returns_a_float(value: Any):
         ("1", "gain must be a number; got '1'."),
         (1j, "gain must be a number; got 1j."),
         (-np.inf, "gain must be a finite number; got -inf."),
-        (10**400, f"gain must be a finite number; got {10**400}."),
+        (10**400, f"gain must be a finite number; got 1{'0' * 76}...."),
     ],
 )
 def test_require_number_refuses(value: Any, message: str):

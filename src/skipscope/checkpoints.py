@@ -1,11 +1,13 @@
 """Checkpoints: arrays by name, and notes about them, in one safetensors file, written whole or not at all.
 
-Safetensors holds numbers and text and runs no code when it is read. Imports files and errors; safetensors is imported
+Safetensors holds numbers and text and runs no code when it is read. A digest of arrays and notes tells a file that was
+damaged after it was written. The same content gives the same bytes. Imports files and errors; safetensors is imported
 where it is used.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -35,8 +37,10 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], note
     """
     from safetensors.numpy import save
 
-    told = {"format": _FORMAT, "notes": json.dumps(notes, sort_keys=True)}
-    files.write_whole(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, told))
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    told = {"notes": notes, "digest": _digest(whole, notes)}
+    # One entry: safetensors writes several in an order that differs from one run to the next.
+    files.write_whole(path, save(whole, {_FORMAT: json.dumps(told, sort_keys=True)}))
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -56,10 +60,30 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[st
         raise InputError(
             f"cannot read {str(path)!r}: it is not a whole safetensors file ({error}); delete it to begin anew."
         ) from None
-    if told.get("format") != _FORMAT:
+    if _FORMAT not in told:
         raise InputError(
-            f"cannot read {str(path)!r}: it is not a checkpoint of this version of skipscope "
-            f"({told.get('format', 'no format is named')!r}); give another name."
+            f"cannot read {str(path)!r}: it is not a checkpoint of this version of skipscope; give another name."
         )
-    notes: dict[str, Any] = json.loads(told["notes"])
+    notes: dict[str, Any] = _undamaged(path, arrays, told[_FORMAT])
     return arrays, notes
+
+
+def _undamaged(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], told: str) -> Any:
+    """The notes, if digest and content are of each other."""
+    try:
+        found = json.loads(told)
+        notes, digest = found["notes"], found["digest"]
+    except (ValueError, TypeError, KeyError):
+        notes, digest = None, None
+    if digest is None or digest != _digest(arrays, notes):
+        raise InputError(f"cannot read {str(path)!r}: it was damaged after it was written; delete it to begin anew.")
+    return notes
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]], notes: Any) -> str:
+    """16 hexadecimal digits of names, shapes, numbers and notes."""
+    found = hashlib.blake2b(json.dumps(notes, sort_keys=True).encode(), digest_size=8)
+    for name in sorted(arrays):
+        found.update(f"\0{name}\0{arrays[name].dtype.str}{arrays[name].shape}".encode("utf-8", "surrogatepass"))
+        found.update(arrays[name].tobytes())
+    return found.hexdigest()

@@ -2,10 +2,10 @@
 
 A `Dataset` is a frozen value: a training and a test part, standardised by what the training part alone tells. Its parts
 are pairs of arrays, which networks and losses take as a batch. The data sets are the patterns of the original notebook,
-scikit-learn's handwritten digits and the outputs of a random network; `Dataset.from_arrays` makes one of anybody's
-arrays. The mini-batch of a step is computed from seed and step alone, so that a run that goes on at step k sees what it
-would have seen. This module draws from `skipscope.draws` and builds the teacher with the NumPy engine; scikit-learn is
-imported by `digits` alone.
+scikit-learn's handwritten digits, the outputs of a random network and the identity; `Dataset.from_arrays` makes one of
+anybody's arrays. The mini-batch of a step is computed from seed and step alone, so that a run that goes on at step k
+sees what it would have seen. This module draws from `skipscope.draws` and builds the teacher with the NumPy engine;
+scikit-learn is imported by `digits` alone.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ __all__ = [
     "batch",
     "batches",
     "digits",
+    "identity",
     "lines",
     "load",
     "order",
@@ -374,7 +375,35 @@ def _answers(spec: Spec, seed: int, inputs: Array) -> Array:
     return output
 
 
-DATASETS: dict[str, Source] = {"patterns": patterns, "digits": digits, "teacher": teacher}
+def identity(*, seed: int, features: int = 16, train: int = 1000, test: int = 1000) -> Dataset:
+    """A regression whose targets are its inputs, independent standard normals: x -> x.
+
+    Whoever always answers 0 has a mean squared error of 1. A ReLU network needs two units a feature in every layer to
+    have none, one for either sign; then plain and residual networks of any depth can.
+
+    Args:
+        seed: draws the inputs.
+        features: numbers a sample has.
+        train: samples of the training part.
+        test: samples of the test part.
+
+    Raises:
+        InputError: a number is out of range.
+    """
+    require_int("seed", seed, least=0)
+    require_int("features", features, least=1)
+    sizes = require_int("train", train, least=1), require_int("test", test, least=1)
+    parts = [stream(seed, "data", part).standard_normal((size, features)) for part, size in enumerate(sizes)]
+    return Dataset.from_arrays(
+        name="identity",
+        train=(parts[0], parts[0]),
+        test=(parts[1], parts[1]),
+        standardise="none",
+        description=f"x -> x: {features} standard normals a sample, which are the targets too; drawn",
+    )
+
+
+DATASETS: dict[str, Source] = {"patterns": patterns, "digits": digits, "teacher": teacher, "identity": identity}
 """Every data set by its name."""
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from skipscope.errors import InputError, choose, require_int
+from skipscope.errors import InputError, choose, quoted, require_int
 from skipscope.spec import Spec
 
 __all__ = ["DESIGNS", "Design", "design"]
@@ -75,7 +75,7 @@ def design(name: str, *, depth: int, width: int, **fields: Any) -> Spec:
         choose("field", field, inspect.signature(Spec.dense).parameters)
         if field in shape:
             raise InputError(
-                f"{field}={fields[field]!r} cannot be chosen, as the design {name!r} says it: leave it out, or build "
-                "Spec.dense yourself."
+                f"{field}={quoted(fields[field])} cannot be chosen, as the design {name!r} says it: leave it out, or "
+                "build Spec.dense yourself."
             )
     return Spec.dense(width=width, **fields, **shape)

@@ -52,6 +52,15 @@ Verdict = Literal[
     "far from the identity",
     "kept",
     "shattered",
+    "degrades",
+    "does not degrade",
+    "trains better",
+    "trains no better",
+    "trains worse",
+    "holds",
+    "does not hold",
+    "holds only if",
+    "quoted",
 ]
 
 FACTOR = 10.0

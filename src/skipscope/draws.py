@@ -1,11 +1,11 @@
 """Every random number of the package, as a function of a seed.
 
 A seed owns streams that do not disturb each other: the weights, the inputs, the cotangent (a random output gradient),
-the biases, what is resampled, the data sets and the order of their samples. So the network of seed s is the same
-whatever it is shown. Networks and what probes show them are drawn as standard normals in float64; initialisation scale,
-gain and dtype are applied after. The weights come in the order input layer, output layer, body in order of depth: a
-twin, every depth, both engines and both precisions use the same normals (common random numbers), and a shallow network
-is the beginning of a deep one.
+the biases, what is resampled, the data sets and the order of their samples, and which blocks are cut out of a network.
+So the network of seed s is the same whatever it is shown. Networks and what probes show them are drawn as standard
+normals in float64; initialisation scale, gain and dtype are applied after. The weights come in the order input layer,
+output layer, body in order of depth: a twin, every depth, both engines and both precisions use the same normals (common
+random numbers), and a shallow network is the beginning of a deep one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from skipscope.errors import InputError, require_int
+from skipscope.errors import InputError, quoted, require_int
 from skipscope.spec import Layer, Spec
 
 __all__ = [
@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 CotangentKind = Literal["gaussian", "ones"]
 """The output gradient of a probe without a loss: independent standard normals, or ones as in the notebook."""
 
-Stream = Literal["weights", "input", "cotangent", "biases", "resample", "data", "order"]
+Stream = Literal["weights", "input", "cotangent", "biases", "resample", "data", "order", "lesion"]
 _KEYS: dict[Stream, int] = {
     "weights": 0,
     "input": 1,
@@ -44,6 +44,7 @@ _KEYS: dict[Stream, int] = {
     "resample": 4,
     "data": 5,
     "order": 6,
+    "lesion": 7,
 }
 
 
@@ -65,13 +66,14 @@ def require_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
     """
     several = are_several(seeds)
     if isinstance(seeds, bool | str) or not (hasattr(seeds, "__index__") or several):
-        raise InputError(f"seed must be a whole number of at least 0, or a list of such; got {seeds!r}.")
-    listed: list[Any] = list(seeds) if several else [seeds]  # type: ignore[arg-type]  # mypy forgets what `several` says
+        raise InputError(f"seed must be a whole number of at least 0, or a list of such; got {quoted(seeds)}.")
+    try:
+        listed: list[Any] = list(seeds) if several else [seeds]  # type: ignore[arg-type]  # mypy forgets `several`
+    except (OverflowError, MemoryError):
+        raise InputError(f"seeds are too many to list: give fewer; got {quoted(seeds)}.") from None
     if not listed:
         raise InputError("seeds is empty: give at least one seed, e.g. seeds=range(200).")
     known = tuple(require_int("seed", seed, least=0) for seed in listed)
-    if max(known) >= 2**63:
-        raise InputError(f"seed must be below 2^63, for readings keep it in 64 bits; got {max(known)}.")
     if len(set(known)) < len(known):
         twice = next(seed for index, seed in enumerate(known) if seed in known[:index])
         raise InputError(f"seeds must differ from each other; got {twice} twice.")

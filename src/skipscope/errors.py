@@ -12,13 +12,58 @@ import math
 import numbers
 import operator
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
-__all__ = ["InputError", "choose", "require_int", "require_number", "require_type"]
+__all__ = ["InputError", "as_list", "choose", "one_line", "quoted", "require_int", "require_number", "require_type"]
+
+_LARGEST = 2**63 - 1  # what a column of readings can hold
+_MOST = 1_000_000  # values in a list that somebody gave
 
 
 class InputError(ValueError):
-    """A value that the user gave cannot be used; the message says which, why, and what to do instead."""
+    """A value that the user gave cannot be used; the message says which, why, and what to do instead.
+
+    The message is one line, whatever is quoted in it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(message: str, most: int = 1000) -> str:
+    """The message in one line of at most so many characters, cut in its middle: name and remedy are at its ends."""
+    line = " ".join(message.splitlines())
+    half = (most - 5) // 2
+    return line if len(line) <= most else f"{line[:half]} ... {line[-half:]}"
+
+
+def quoted(value: object, most: int = 80) -> str:
+    """A value as messages show it: as Python writes it, if that is short."""
+    try:
+        text = repr(value)
+    except Exception:  # a number of more digits than Python writes, or an object whose own `repr` fails
+        text = f"<{type(value).__name__}>"
+    text = " ".join(text.split()) if "\n" in text else text  # arrays and tables are written in several lines
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def as_list(value: Any) -> list[Any]:
+    """One value or several, as a list; text is one value, and so is whatever does not consist of others.
+
+    Raises:
+        InputError: there are so many that listing them would take all memory.
+    """
+    if isinstance(value, str | bytes):
+        return [value]
+    try:
+        values = iter(value)
+    except TypeError:
+        return [value]
+    listed = list(islice(values, _MOST + 1))
+    if len(listed) > _MOST:
+        raise InputError(f"{quoted(value)} are more than {_MOST:,} values: give fewer.")
+    return listed
 
 
 def choose(parameter: str, value: object, choices: Iterable[str]) -> str:
@@ -30,13 +75,14 @@ def choose(parameter: str, value: object, choices: Iterable[str]) -> str:
     known = list(choices)
     if isinstance(value, str) and value in known:
         return value
-    near = difflib.get_close_matches(str(value), known, n=1)
+    text = value[:80] if isinstance(value, str) else quoted(value)  # to compare long texts takes long
+    near = difflib.get_close_matches(text, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise InputError(f"{parameter} must be one of {', '.join(map(repr, known))}; got {value!r}.{hint}")
+    raise InputError(f"{parameter} must be one of {', '.join(map(repr, known))}; got {quoted(value)}.{hint}")
 
 
 def require_int(parameter: str, value: Any, *, least: int) -> int:
-    """Return `value` if it is a whole number (not a bool) of at least `least`.
+    """Return `value` if it is a whole number (not a bool) of at least `least`, and of 64 bits.
 
     Raises:
         InputError: it is not.
@@ -46,9 +92,11 @@ def require_int(parameter: str, value: Any, *, least: int) -> int:
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):
-        raise InputError(f"{parameter} must be a whole number of at least {least}; got {value!r}.")
+        raise InputError(f"{parameter} must be a whole number of at least {least}; got {quoted(value)}.")
     if number < least:
-        raise InputError(f"{parameter} must be at least {least}; got {number}.")
+        raise InputError(f"{parameter} must be at least {least}; got {quoted(number)}.")
+    if number > _LARGEST:
+        raise InputError(f"{parameter} must be below 2^63, for readings keep it in 64 bits; got {quoted(number)}.")
     return number
 
 
@@ -59,13 +107,13 @@ def require_number(parameter: str, value: object) -> float:
         InputError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InputError(f"{parameter} must be a number; got {value!r}.")
+        raise InputError(f"{parameter} must be a number; got {quoted(value)}.")
     try:
         number = float(value)
     except OverflowError:  # a whole number beyond the range of floats
         number = math.inf
     if not math.isfinite(number):
-        raise InputError(f"{parameter} must be a finite number; got {value!r}.")
+        raise InputError(f"{parameter} must be a finite number; got {quoted(value)}.")
     return number
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from skipscope.errors import InputError
+from skipscope.errors import InputError, quoted
 
 __all__ = ["as_path", "check_writable", "read_whole", "write_whole"]
 
@@ -31,6 +31,7 @@ _REASONS = {
     errno.EROFS: ("that file system is read-only", "choose another place."),
     errno.ENOSPC: ("no space is left on the disk", "free some space and try again."),
     errno.EDQUOT: ("your disk quota is used up", "free some space and try again."),
+    errno.EFBIG: ("it would be larger than files may be here", "choose another place, or make it smaller."),
     errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one."),
 }
 
@@ -44,9 +45,9 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     try:
         known = Path(path)
     except TypeError:
-        raise InputError(f"path must be a string or a Path; got {path!r}.") from None
+        raise InputError(f"path must be a string or a Path; got {quoted(path)}.") from None
     if "\0" in str(known):
-        raise InputError(f"path must not contain a null character; got {str(known)!r}.")
+        raise InputError(f"path must not contain a null character; got {quoted(str(known))}.")
     return known
 
 
@@ -116,6 +117,8 @@ def read_whole(path: str | os.PathLike[str]) -> bytes:
     """
     source = as_path(path)
     try:
+        if source.exists() and not (source.is_file() or source.is_dir()):  # whose end may never come
+            raise InputError(f"cannot read {str(source)!r}: it is a device or a pipe; give the name of a file.")
         return source.read_bytes()
     except OSError as error:
         raise _refusal("read", source, error) from error

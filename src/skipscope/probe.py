@@ -82,7 +82,8 @@ def probe(
     with one_thread(), uncollected():
         sent = loss if loss is not None else _cotangent(network, given, cotangent, seed)
         sent_back = _seeded(cotangent, seed) if loss is None else _name(loss)
-        told = {"data": data, "cotangent": sent_back, **_factors(factors or {})}
+        given_too = {} if factors is None else _factors(factors)
+        told = {"data": data, "cotangent": sent_back, **given_too}
         measured = measure(network, given, sent, quantities=quantities, sites=sites, factors=told)
     return measured.readings()
 
@@ -212,7 +213,9 @@ class Recording:
         known = _facts(network) | ({} if isinstance(loss, Cotangent) else {"loss": run.loss})
         facts = known | dict(facts or {})
         values = self.observe.values(facts, len(network.seeds))
-        return Measured(_cell(network, batch, factors), self.observe.plan.chosen, tuple(network.seeds), values)
+        return Measured(
+            _cell(network, batch, _factors(factors)), self.observe.plan.chosen, tuple(network.seeds), values
+        )
 
 
 def _require_quantity(name: str, quantity: object) -> None:

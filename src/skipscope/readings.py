@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from skipscope import packed, sealed
-from skipscope.errors import InputError, choose
+from skipscope.errors import InputError, as_list, choose, quoted
 from skipscope.files import as_path, check_writable, read_whole
 from skipscope.packed import KEY, ROWS
 
@@ -305,7 +305,7 @@ class Readings:
         Raises:
             InputError: one key with two values, one cell with two descriptions, one factor of two types.
         """
-        listed = list(parts)
+        listed = as_list(parts)
         for part in listed:
             if not isinstance(part, Readings):
                 raise InputError(f"parts must be Readings; got {type(part).__name__}.")
@@ -454,7 +454,7 @@ def _checked_meta(meta: object) -> dict[str, str]:
         raise InputError(f"meta must be a mapping of text to text; got {type(meta).__name__}.")
     for name, value in meta.items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise InputError(f"meta must map text to text; got {name!r}: {value!r}. Use str().")
+            raise InputError(f"meta must map text to text; got {name!r}: {quoted(value)}. Use str().")
     return {name: meta[name] for name in sorted(meta)}
 
 
@@ -537,8 +537,7 @@ def _matching(name: str, wanted: object, known: Sequence[Any]) -> list[Any]:
     Raises:
         InputError: nothing is wanted, or something that is not there.
     """
-    many = isinstance(wanted, Iterable) and not isinstance(wanted, str | bytes)
-    listed = list(wanted) if isinstance(wanted, Iterable) and many else [wanted]
+    listed = as_list(wanted)
     if not listed:
         raise InputError(f"{name} is empty: give at least one of the values there are ({_listed(known)}).")
     exact = {(isinstance(value, bool), value): value for value in known}  # True is 1 for Python, but not as a filter
@@ -555,10 +554,11 @@ def _matching_pattern(name: str, wanted: object, known: Sequence[Any]) -> list[s
     """The known sites that match a shell pattern; other columns take no patterns."""
     if name == "site" and isinstance(wanted, str) and (found := [each for each in known if fnmatchcase(each, wanted)]):
         return found
-    near = difflib.get_close_matches(str(wanted), [each for each in known if isinstance(each, str)], n=1)
+    text = wanted[:80] if isinstance(wanted, str) else ""
+    near = difflib.get_close_matches(text, [each for each in known if isinstance(each, str)], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     there = f"there {'is' if len(known) == 1 else 'are'} {_listed(known) or 'no reading'}"
-    raise InputError(f"{name}={wanted!r} matches nothing: {there}.{hint}")
+    raise InputError(f"{name}={quoted(wanted)} matches nothing: {there}.{hint}")
 
 
 def _only(found: Mapping[str, list[Any]], *names: str) -> dict[str, list[Any]]:
@@ -604,16 +604,11 @@ def _count(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def _short(value: object, most: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
 def _listed(values: Sequence[object], most: int = 8) -> str:
     """The first and the last of the values, as text."""
     if len(values) <= most:
-        return ", ".join(map(_short, values))
-    return f"{', '.join(map(_short, values[: most - 1]))} ... {_short(values[-1])}"
+        return ", ".join(quoted(value, 60) for value in values)
+    return f"{', '.join(quoted(value, 60) for value in values[: most - 1])} ... {quoted(values[-1], 60)}"
 
 
 def _named(row: Mapping[str, object], key: Sequence[str]) -> str:

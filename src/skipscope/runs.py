@@ -128,7 +128,7 @@ def scan(folder: str | os.PathLike[str]) -> pl.LazyFrame:
         InputError: the folder is no run, or no part is there yet.
     """
     place = as_path(folder)
-    if not (place / _PLAN).is_file():
+    if not os.path.isfile(place / _PLAN):  # unlike Path.is_file, it takes a name that is too long
         raise InputError(f"folder {str(place)!r} is no run: it holds no {_PLAN}. Name the folder of a sweep.")
     found = sorted(place.glob("part-*.parquet"))
     if not found:
@@ -143,7 +143,7 @@ def _make(place: Path) -> None:
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = "it is a file" if place.exists() else (error.strerror or type(error).__name__).lower()
+        reason = "it is a file" if os.path.exists(place) else (error.strerror or type(error).__name__).lower()
         raise InputError(f"folder {str(place)!r} cannot be made: {reason}; name another.") from error
 
 
@@ -221,7 +221,7 @@ def _versions() -> dict[str, Any]:
 def _require_same(place: Path, plan: dict[str, Any]) -> None:
     try:
         known = json.loads(read_whole(place / _PLAN))
-    except ValueError:
+    except (ValueError, RecursionError):
         known = None
     if not isinstance(known, dict) or known.get("format") != _FORMAT:
         raise InputError(

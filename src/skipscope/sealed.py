@@ -52,9 +52,14 @@ def write(
         metadata = {**noted, _CHECKSUM: _BLANK.decode()}
         # Polars takes what it is given as one table up to hundreds of thousands of rows at a time.
         groups = [group.lazy().cast(dict(dtypes)) for group in table.iter_slices(_ROW_GROUP)]  # type: ignore[arg-type]
-        pl.concat(groups or [table.lazy().cast(dict(dtypes))]).sink_parquet(  # type: ignore[arg-type]
-            stream, metadata=metadata, row_group_size=_ROW_GROUP
-        )
+        whole = pl.concat(groups or [table.lazy().cast(dict(dtypes))])  # type: ignore[arg-type]
+        try:
+            whole.sink_parquet(stream, metadata=metadata, row_group_size=_ROW_GROUP)
+        except pl.exceptions.PolarsError:  # Polars writes by itself, and of a full disk it tells in words, if at all
+            stream.seek(0, os.SEEK_END)
+            stream.write(bytes(_BLOCK))  # where there is no room left, this is refused for that reason
+            stream.flush()
+            raise
         _seal(stream)
 
     write_whole(path, fill)

@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skipscope import draws
 from skipscope.diagnosis import SEEDS, Finding, Verdict
-from skipscope.errors import InputError, require_int
+from skipscope.errors import InputError, quoted, require_int
 from skipscope.protocol import sites_of
 from skipscope.readings import Readings
 from skipscope.spec import Spec, Stage
@@ -143,7 +143,9 @@ def correlation_data(readings: Readings, *, site: str = "input") -> pl.DataFrame
     """
     here = readings.rows.filter(pl.col("site") == site, pl.col("quantity").is_in(_MEASURED))
     if here.filter(pl.col("quantity") == "gradient_cosine").is_empty():
-        raise InputError(f"site {site!r} has no gradient_cosine in these readings: measure it with `correlation`.")
+        raise InputError(
+            f"site {quoted(site)} has no gradient_cosine in these readings: measure it with `correlation`."
+        )
     named, finite = pl.col("quantity"), pl.col("value").is_finite()
     cosine = pl.col("value").filter(named == "gradient_cosine", finite)
     inner, square = (pl.col("value").filter(named == f"gradient_{name}") for name in ("inner", "square"))

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
-from skipscope.errors import InputError, choose, require_int, require_number
+from skipscope.errors import InputError, as_list, choose, quoted, require_int, require_number
 
 __all__ = ["Block", "Gains", "Head", "Layer", "Spec", "Stage", "Stem"]
 
@@ -124,11 +124,11 @@ class Stage:
         choose("norm", self.norm, get_args(Norm))
         choose("activation", self.activation, get_args(Activation))
         if self.stride != 1:
-            raise InputError(f"stride must be 1 in a dense stage, which has no positions to skip; got {self.stride!r}.")
+            raise InputError(f"stride must be 1 in a dense stage, which has no positions to skip; got {self.stride}.")
         if self.norm == "layer" and self.width == 1:
             raise InputError("norm='layer' over a width of 1 is 0 whatever comes in; use width >= 2 or norm='none'.")
         if not isinstance(self.gains, Gains):
-            raise InputError(f"gains must be a Gains, e.g. Gains(branch=0.5); got {self.gains!r}.")
+            raise InputError(f"gains must be a Gains, e.g. Gains(branch=0.5); got {quoted(self.gains)}.")
         if self.shortcut != "none" and self.gains.silent and self.gains.shortcut == 0:
             raise InputError(
                 f"shortcut_gain=0 with branch_gain={self.gains.branch!r} leaves nothing: the block outputs 0 whatever "
@@ -225,7 +225,7 @@ class Spec:
         choose("init", self.init, get_args(Init))
         choose("dtype", self.dtype, get_args(Dtype))
         if not isinstance(self.bias, bool):
-            raise InputError(f"bias must be True or False; got {self.bias!r}.")
+            raise InputError(f"bias must be True or False; got {quoted(self.bias)}.")
         _require_parts(self)
         object.__setattr__(self, "stages", tuple(self.stages))
         width = self.stem.width
@@ -438,8 +438,8 @@ class Spec:
             return cls(**{**fields, **parts})
         except InputError:
             raise
-        except (TypeError, KeyError, ValueError) as error:
-            raise InputError(f"this is not a spec that skipscope wrote: {error}; got {text[:80]!r}.") from None
+        except (TypeError, KeyError, ValueError, RecursionError) as error:
+            raise InputError(f"this is not a spec that skipscope wrote: {error}; got {quoted(text)}.") from None
 
 
 def _store_ints(part: object, **parameters: str) -> None:
@@ -451,12 +451,13 @@ def _store_ints(part: object, **parameters: str) -> None:
 def _require_parts(spec: Spec) -> None:
     """Whether stem, stages and head are what they must be, so that their fields can be looked at."""
     if not isinstance(spec.stem, Stem):
-        raise InputError(f"stem must be a Stem, e.g. Stem(features=16, width=36); got {spec.stem!r}.")
+        raise InputError(f"stem must be a Stem, e.g. Stem(features=16, width=36); got {quoted(spec.stem)}.")
     if not isinstance(spec.head, Head):
-        raise InputError(f"head must be a Head, e.g. Head(features=16); got {spec.head!r}.")
-    listed = isinstance(spec.stages, Iterable)
-    if not listed or not all(isinstance(stage, Stage) for stage in spec.stages):
-        raise InputError(f"stages must be a list of Stage, e.g. [Stage(blocks=8, width=36)]; got {spec.stages!r}.")
+        raise InputError(f"head must be a Head, e.g. Head(features=16); got {quoted(spec.head)}.")
+    if isinstance(spec.stages, Stage) or not all(isinstance(stage, Stage) for stage in as_list(spec.stages)):
+        raise InputError(
+            f"stages must be a list of Stage, e.g. [Stage(blocks=8, width=36)]; got {quoted(spec.stages)}."
+        )
 
 
 def _branch(site: str, stage: Stage, width: int) -> Iterator[Layer]:

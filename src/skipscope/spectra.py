@@ -14,7 +14,7 @@ import polars as pl
 
 from skipscope.diagnosis import FACTOR, SEEDS, Finding, Verdict
 from skipscope.draws import weight_variance
-from skipscope.errors import InputError
+from skipscope.errors import InputError, quoted
 from skipscope.readings import Readings
 from skipscope.spec import Block, Layer, Spec
 from skipscope.summary import CARRYING, QUANTILES, Summary, summarise, with_median_interval, z_limit
@@ -217,7 +217,7 @@ def findings(readings: Readings, *, part: Part | None = None) -> list[Finding]:
     known = set(spectrum_data(summary)["part"])
     asked = part or ("body" if "body" in known else "network")
     if asked not in known:
-        raise InputError(f"part {asked!r} was not measured; measure it with studies.jacobian(parts=...).")
+        raise InputError(f"part {quoted(asked)} was not measured; measure it with studies.jacobian(parts=...).")
     laws = law_data(readings).filter(pl.col("part") == asked)
     return [finding for group in _groups(summary, asked) for finding in _judged(group, laws)]
 

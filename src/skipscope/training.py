@@ -28,8 +28,8 @@ from skipscope.data import Dataset, Samples
 from skipscope.engines.numpy_engine import NumpyNetwork
 from skipscope.errors import InputError, choose, require_int, require_number, require_type
 from skipscope.losses import CrossEntropy, MeanSquaredError
-from skipscope.probe import Measured, Plan, Recording, one_thread
-from skipscope.protocol import Loss
+from skipscope.probe import Measured, Plan, Recording, one_thread, uncollected
+from skipscope.protocol import Loss, Observer, ignore
 from skipscope.quantities import LEARNING, QUANTITIES, Quantity
 from skipscope.readings import Readings
 from skipscope.spec import Spec
@@ -55,6 +55,9 @@ TRAINING_QUANTITIES = (
 
 _RUNNING = 0.1  # the share of a batch in the running averages
 _EVALUATED = 512  # samples at once
+_NEAR = 1 << 22  # numbers of a group of networks that are trained at once: about a core's share of the last cache
+_PIECE = 1 << 15  # numbers of a weight block that are updated at once
+_STRETCH = 32  # steps that one group takes before the next has its turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +101,7 @@ class Recipe:
         if self.schedule == "drops":
             return self.rate * 0.1 ** ((2 * step >= self.steps) + (4 * step >= 3 * self.steps))
         if self.schedule == "cosine":
-            return self.rate * (1 + math.cos(math.pi * step / self.steps)) / 2
+            return self.rate * (1 + math.cos(math.pi * step / max(self.steps, 1))) / 2
         return self.rate
 
 
@@ -157,8 +160,9 @@ def train(
         data: what it learns; classes are learned by cross-entropy, numbers by mean squared error.
         recipe: how.
         record: how often to measure, evenly from the beginning to the end, both included; or after which steps.
-        quantities: what to measure, of `QUANTITIES` and `LEARNING`; `TRAINING_QUANTITIES` if not given. Losses and errors are of the
-            whole training and test part, in inference; all others of one fixed mini-batch of the training part.
+        quantities: what to measure, of `QUANTITIES` and `LEARNING`; `TRAINING_QUANTITIES` if not given. Losses and
+            errors are of the whole training and test part, in inference (undefined before the first step where batch
+            normalisation has no averages yet); all others of one fixed mini-batch of the training part.
         sites: patterns of the sites to report; None is all.
         factors: columns for the table of cells.
         checkpoint: a file that holds the state; where it is there, training goes on from it.
@@ -168,20 +172,23 @@ def train(
     Raises:
         InputError: network, data and recipe do not fit each other, or the checkpoint is of something else.
     """
+    require_type("recipe", recipe, Recipe, "Recipe(steps=500) is one")
+    between = require_int("every", every, least=0)
     run = _Run(network, data, recipe, _steps(record, recipe.steps), _chosen(quantities), sites, factors or {})
     if checkpoint is not None:
         run.resume(files.check_writable(checkpoint, overwrite=True))
-    require_int("every", every, least=0)
-    with one_thread():
-        for step in run.left():
-            run.measure_if_asked(step)
-            if step < recipe.steps:
-                run.advance(step)
-            done = step + (step < recipe.steps)
-            if checkpoint is not None and (step == recipe.steps or (every and done % every == 0)):
+    with one_thread(), uncollected():
+        run.measure_if_asked()
+        while run.step < recipe.steps:
+            run.advance(run.next_stop(between))
+            if checkpoint is not None and between and run.step % between == 0:
                 run.save(checkpoint)
+            run.measure_if_asked()
             if progress is not None:
-                progress(done, recipe.steps)
+                progress(run.step, recipe.steps)
+        run.look_again()
+        if checkpoint is not None:
+            run.save(checkpoint)
     return run.trained()
 
 
@@ -241,7 +248,6 @@ class _Run:
     ) -> None:
         require_type("network", network, NumpyNetwork, "skipscope.build(spec, seed=0) makes one")
         require_type("data", data, Dataset, "skipscope.data.load('digits', seed=0) is one")
-        require_type("recipe", recipe, Recipe, "Recipe(steps=500) is one")
         _require_fit(network.spec, data, recipe)
         self.seeds = network.seeds
         self.data = data
@@ -258,77 +264,74 @@ class _Run:
         self._begin(network, range(len(network.seeds)))
 
     def _begin(self, network: NumpyNetwork, rows: Sequence[int]) -> None:
-        """Hold the weights of the networks at these rows in one block, with their velocity, gradient and averages."""
+        """Hold the weights of the networks at these rows in one block of memory, their velocity in another."""
         self.weights = _flat(network.parameters)[rows]
         self.velocity = np.zeros_like(self.weights)
-        self.gradient = np.zeros_like(self.weights)
         self._attach(network, rows)
 
     def _attach(self, network: NumpyNetwork, rows: Sequence[int]) -> None:
+        """Make the networks whose weights are the rows of the block, and the groups in which they are trained."""
         alive = tuple(network.seeds[row] for row in rows)
-        self.network = NumpyNetwork(network.spec, alive, _views(network.parameters, self.weights))
-        for name, array in network.running.items():
-            self.network.running[name][...] = array[rows]
-        self.spare = np.empty_like(self.weights)
-        self.observer = _Pushed(_views(network.parameters, self.gradient), self.network.running, self.recipe.batch)
+        running = {name: array[rows] for name, array in network.running.items()}
+        self.network = NumpyNetwork(network.spec, alive, _views(network.parameters, self.weights), running=running)
+        size = _together(network.spec, self.recipe.batch)
+        gradient = np.empty((min(size, len(alive)), self.weights.shape[1]), self.weights.dtype)
+        self.groups = [
+            _Group(self, slice(start, start + size), gradient[: len(alive) - start])
+            for start in range(0, len(alive), size)
+        ]
 
-    # ------------------------------------------------------------------------------------------------------ a step
+    # ------------------------------------------------------------------------------------------------------ steps
 
-    def left(self) -> Iterator[int]:
-        """The steps that are to be done, and the end."""
-        return iter(range(self.step, self.recipe.steps + 1))
+    def next_stop(self, every: int) -> int:
+        """The step up to which nothing is asked for but training."""
+        ends = [self.recipe.steps, self.step + _STRETCH, *(step for step in self.record if step > self.step)]
+        return min([*ends, self.step - self.step % every + every] if every else ends)
 
-    def advance(self, step: int) -> None:
-        """One step of descent, of all networks that are alive."""
-        if self.network.seeds:
-            chosen = datasets.batch(self.network.seeds, step, samples=self.data.train.size, size=self.recipe.batch)
-            batch = self.parts[0].take(chosen)
-            loss = np.asarray(self.network.run(batch, self.loss, self.observer).loss)
-            if not np.isfinite(loss).all():
-                self._stop(step, ~np.isfinite(loss), batch)
-            self._update(self.recipe.rate_at(step))
-        self.step = step + 1
+    def advance(self, stop: int) -> None:
+        """Train all networks that are alive up to a step, one group after the other."""
+        for group in self.groups:
+            group.advance(range(self.step, stop))
+        self.step = stop
+        self._bury()
 
-    def _update(self, rate: float) -> None:
-        recipe, spare = self.recipe, self.spare
-        with np.errstate(all="ignore"):
-            if recipe.weight_decay:
-                np.multiply(self.weights, recipe.weight_decay, out=spare)
-                self.gradient += spare
-            self.velocity *= recipe.momentum
-            self.velocity += self.gradient
-            np.multiply(self.velocity, rate, out=spare)
-            self.weights -= spare
+    def look_again(self) -> None:
+        """Stop the networks that the last step has spoiled."""
+        for group in self.groups:
+            group.look(self.step)
+        self._bury()
 
-    def _stop(self, step: int, lost: NDArray[np.bool_], batch: Samples) -> None:
-        """Go on without the networks whose loss is no number, and note where it was lost."""
-        for row in np.flatnonzero(lost):
-            site, role = _first_bad(self.network, batch.inputs, int(row))
-            self.stopped.append(Stopped(self.network.seeds[row], step, site, role))
-        rows = np.flatnonzero(~lost)
-        self.weights, self.velocity, self.gradient = (
-            block[rows] for block in (self.weights, self.velocity, self.gradient)
-        )
-        self._attach(self.network, rows.tolist())
+    def _bury(self) -> None:
+        """Go on without the networks that stopped."""
+        stopped = [each for group in self.groups for each in group.stopped]
+        if stopped:
+            self.stopped = sorted([*self.stopped, *stopped], key=lambda each: (each.step, self.seeds.index(each.seed)))
+            gone = {each.seed for each in stopped}
+            rows = [row for row, seed in enumerate(self.network.seeds) if seed not in gone]
+            self.weights, self.velocity = self.weights[rows], self.velocity[rows]
+            self._attach(self.network, rows)
 
     # -------------------------------------------------------------------------------------------------- measurement
 
-    def measure_if_asked(self, step: int) -> None:
-        """What the recipe's readings are of, after so many steps."""
-        if step not in self.record or not self.network.seeds:
+    def measure_if_asked(self) -> None:
+        """Measure the networks as they are, if they are to be after so many steps, and were not before a kill."""
+        known = any(measured.step == self.step for measured in self.history)
+        if known or self.step not in self.record or not self.network.seeds:
             return
         first = self.parts[0].take(np.arange(min(self.recipe.batch, self.data.train.size)))
         recording = Recording(self.network, self.plan)
         run = self.network.run(first, self.loss, recording.observe)
         facts = {}
+        # Batch normalisation that has seen no batch has no averages to infer by: its losses are undefined, not bad.
+        blind = bool(self.network.running) and self.step == 0
         for name, part in zip(("train", "test"), self.parts, strict=True):
-            if {f"{name}_loss", f"{name}_error"} & self.plan.quantities.keys():
+            if not blind and {f"{name}_loss", f"{name}_error"} & self.plan.quantities.keys():
                 facts[f"{name}_loss"], error = evaluate(self.network, part, self.loss)
                 if error is not None:
                     facts[f"{name}_error"] = error
         told = {"data": self.data.name, "cotangent": "", "study": "train", **self.factors}
         measured = recording.measured(run, first, self.loss, factors=told, facts=facts)
-        self.history.append(dataclasses.replace(measured, step=step))
+        self.history.append(dataclasses.replace(measured, step=self.step))
 
     def trained(self) -> Trained:
         """What it came to."""
@@ -372,14 +375,13 @@ class _Run:
                 raise InputError(
                     f"checkpoint {str(path)!r} is of another run, its {name} differs: give another name, or delete it."
                 )
-        rows = [list(self.seeds).index(seed) for seed in notes["seeds"]]
-        self._begin(self.network, rows)
+        self.step = notes["step"]  # before the groups are made, whose mini-batches begin here
+        self._begin(self.network, [self.seeds.index(seed) for seed in notes["seeds"]])
         velocity = _views(self.network.parameters, self.velocity)
         blocks = {"weights": self.network.parameters, "velocity": velocity, "running": self.network.running}
         for block, named in blocks.items():
             for name, array in named.items():
                 array[...] = arrays[f"{block}/{name}"]
-        self.step = notes["step"]
         self.stopped = [Stopped(**each) for each in notes["stopped"]]
         for index, each in enumerate(notes["history"]):
             values = np.ma.array(arrays[f"history/{index}/values"], mask=arrays[f"history/{index}/undefined"] == 1)
@@ -401,34 +403,104 @@ class _Run:
         }
 
 
-class _Pushed:
-    """The observer that keeps gradients, and moves the running averages of batch normalisation."""
+class _Group:
+    """Some networks of a run, which are trained at once: as many as a core keeps near it, with all that a step takes.
 
-    def __init__(self, gradients: Mapping[str, Array], running: Mapping[str, Array], batch: int) -> None:
-        self.roles: dict[str, dict[str, Array]] = {}
-        for name, array in gradients.items():
-            site, _, parameter = name.rpartition(".")
-            self.roles.setdefault(site, {})[f"{parameter}_grad"] = array
+    A network whose loss is lost stays until the whole run stops, and disturbs no other, as none does.
+    """
+
+    def __init__(self, run: _Run, rows: slice, gradient: Array) -> None:
+        whole = run.network
+        self.recipe, self.loss, self.train = run.recipe, run.loss, run.parts[0]
+        self.seeds = whole.seeds[rows]
+        self.network = NumpyNetwork(
+            whole.spec,
+            self.seeds,
+            {name: array[rows] for name, array in whole.parameters.items()},
+            running={name: array[rows] for name, array in whole.running.items()},
+            gradients=_views(whole.parameters, gradient[: len(self.seeds)]),
+        )
+        self.observe: Observer = _Averages(self.network.running, run.recipe.batch) if whole.running else ignore
+        size, samples = run.recipe.batch, run.data.train.size
+        self.batches = datasets.batches(self.seeds, samples=samples, size=size, start=run.step)
+        self.pieces = list(_cut(run.weights[rows], run.velocity[rows], gradient[: len(self.seeds)]))
+        self.stopped: list[Stopped] = []
+
+    def advance(self, steps: Iterable[int]) -> None:
+        """So many steps of descent."""
+        for step in steps:
+            self.descend(step)
+            if len(self.stopped) == len(self.seeds):
+                return
+            self._update(self.recipe.rate_at(step))
+
+    def descend(self, step: int) -> None:
+        """The gradient of a step."""
+        batch = self.train.take(next(self.batches))
+        self._note(step, self.network.run(batch, self.loss, self.observe).loss, batch)
+
+    def look(self, step: int) -> None:
+        """The loss of a step, and nothing else."""
+        batch = self.train.take(next(self.batches))
+        with np.errstate(all="ignore"):
+            self._note(step, self.loss(self.network.run(batch).output, batch), batch)
+
+    def _note(self, step: int, loss: Any, batch: Samples) -> None:
+        """Remember the networks whose loss is no number, and where it was lost."""
+        finite = np.isfinite(loss)
+        if not finite.all():
+            known = {each.seed for each in self.stopped}
+            for row in np.flatnonzero(~finite).tolist():
+                if self.seeds[row] not in known:
+                    site, role = _first_bad(self.network, batch.inputs, row)
+                    self.stopped.append(Stopped(self.seeds[row], step, site, role))
+
+    def _update(self, rate: float) -> None:
+        """v <- m v + g + w d, then w <- w - r v."""
+        momentum, decay = self.recipe.momentum, self.recipe.weight_decay
+        with np.errstate(all="ignore"):
+            for weights, velocity, gradient, spare in self.pieces:
+                if decay:
+                    np.multiply(weights, decay, out=spare)
+                    gradient += spare
+                velocity *= momentum
+                velocity += gradient
+                np.multiply(velocity, rate, out=spare)
+                weights -= spare
+
+
+def _together(spec: Spec, batch: int) -> int:
+    """How many networks make a group."""
+    of_layers = sum(layer.fan_out for layer in spec.layers)
+    return max(1, _NEAR // (3 * spec.parameters + 3 * batch * of_layers))
+
+
+def _cut(weights: Array, velocity: Array, gradient: Array) -> Iterator[tuple[Array, Array, Array, Array]]:
+    """The three blocks in pieces that a core keeps near it while it passes over them, each with one piece to spare."""
+    flat = [block.reshape(-1) for block in (weights, velocity, gradient)]
+    spare = np.empty(min(_PIECE, flat[0].size), weights.dtype)
+    for start in range(0, flat[0].size, _PIECE):
+        first, second, third = (block[start : start + _PIECE] for block in flat)
+        yield first, second, third, spare[: first.size]
+
+
+class _Averages:
+    """The observer that moves the running averages of batch normalisation."""
+
+    def __init__(self, running: Mapping[str, Array], batch: int) -> None:
+        # Of b samples, the variance with b - 1 below, as in PyTorch.
+        scales = {"running_mean": 1.0, "running_variance": batch / (batch - 1)}
         self.averages: dict[tuple[str, str], tuple[Array, float]] = {}
         for name, array in running.items():
             site, _, parameter = name.rpartition(".")
-            role = parameter.replace("running", "batch")
-            # Of b samples, the variance with b - 1 below, as in PyTorch.
-            scale = batch / (batch - 1) if role == "batch_variance" else 1.0
-            self.averages[site, role] = array, scale
-        self.wanted = {site: set(roles) for site, roles in self.roles.items()}
-        for site, role in self.averages:
-            self.wanted.setdefault(site, set()).add(role)
+            self.averages[site, parameter.replace("running", "batch")] = array, scales[parameter]
 
     def wants(self, site: str) -> Collection[str]:
-        return self.wanted.get(site, ())
+        return ("batch_mean", "batch_variance") if (site, "batch_mean") in self.averages else ()
 
     def __call__(self, site: str, /, **roles: Array) -> None:
-        gradients = self.roles.get(site, {})
-        for role, array in roles.items():
-            if role in gradients:
-                gradients[role][...] = array
-            elif (site, role) in self.averages:
+        if "batch_mean" in roles:
+            for role, array in roles.items():
                 average, scale = self.averages[site, role]
                 average += _RUNNING * (array * scale - average)
 

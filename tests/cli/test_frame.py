@@ -45,6 +45,12 @@ OPTIONS = {
     "highway": f"--depth --width --features --design --order --gain --norm {LAYERS} --cotangent --batch {STUDY}",
     "jacobian": f"--depths --width --design --part --blocks {LAYERS} --batch {STUDY}",
     "correlation": f"--depths --width --design --cosine --independent {LAYERS} --batch {STUDY}",
+    "degradation": f"--data --depths --width --design --norms --order --steps --batch --rate --schedule --tuning "
+    f"--record {STUDY}",
+    "identity": f"--scales --depths --width --design --rates --steps --batch --only {STUDY}",
+    "representation": f"--design --depth --width --data --order --norm --steps --rate --batch {STUDY}",
+    "lesion": "--design --depth --width --data --order --norm --steps --rate --batch --deleted --swapped --draws "
+    f"{STUDY}",
     "theory": f"--design --depth {DENSE} {RESULT}",
     "diagnose": f"--design --depth {DENSE} {SEEDS} {RESULT}",
     "compare": f"--quantity --site {RESULT}",

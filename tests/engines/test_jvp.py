@@ -25,6 +25,7 @@ STEP = 1e-6
 SHAPES = [(1, 1, 1), (1, 1, 5), (3, 1, 4), (2, 5, 3), (4, 7, 17)]
 WEIGHT = np.random.default_rng(1).standard_normal((6, 17))
 GAMMA, BETA = np.random.default_rng(2).standard_normal((2, 17))
+MEAN, VARIANCE = np.linspace(-1, 2, 17), np.linspace(0.5, 3, 17)
 
 
 class Op(NamedTuple):
@@ -62,6 +63,16 @@ def norm(name: str, oracle: Callable[[torch.Tensor], torch.Tensor], least: tuple
     )
 
 
+def fixed_norm(x: Array) -> tuple[Array, Any]:
+    n = x.shape[-1]
+    return ops.fixed_norm(x, GAMMA[:n], BETA[:n], MEAN[:n], VARIANCE[:n])
+
+
+def torch_fixed_norm(x: torch.Tensor) -> torch.Tensor:
+    mean, variance, gamma, beta = (torch.tensor(each[: x.shape[-1]]) for each in (MEAN, VARIANCE, GAMMA, BETA))
+    return functional.batch_norm(x, mean, variance, gamma, beta, eps=ops.EPS)
+
+
 def torch_batch_norm(x: torch.Tensor) -> torch.Tensor:
     # By hand: torch's own in training mode has no forward derivative for every version.
     centred = x - x.mean(0)
@@ -95,6 +106,12 @@ OPS = {
     "linear": of_output("linear", lambda x: x),
     "batch_norm": norm("batch_norm", torch_batch_norm, (3, 1)),
     "layer_norm": norm("layer_norm", torch_layer_norm, (1, 3)),
+    "fixed_norm": Op(
+        lambda x: fixed_norm(x)[0],
+        lambda tx, x: ops.fixed_norm_jvp(tx, GAMMA[: x.shape[-1]], fixed_norm(x)[1]),
+        lambda dy, x: ops.fixed_norm_backward(dy, GAMMA[: x.shape[-1]], fixed_norm(x)[1])[0],
+        torch_fixed_norm,
+    ),
     "junction": Op(
         junction,
         lambda tx, x: ops.junction_jvp(tx, tx * np.cos(x), 0.5, -0.7),

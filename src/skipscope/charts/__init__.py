@@ -8,10 +8,43 @@ is a row of panels with common axes, so that whoever shows it can choose their n
 
 from __future__ import annotations
 
+from skipscope.charts.degradation import (
+    error_by_depth,
+    error_by_depth_data,
+    gradient_curves,
+    gradient_curves_data,
+    learning_curves,
+    learning_curves_data,
+)
 from skipscope.charts.draws import depth_ratio, depth_ratio_data, distribution, distribution_data
+from skipscope.charts.identity import (
+    block_scales,
+    block_scales_data,
+    block_units,
+    block_units_data,
+    stack_errors,
+    stack_errors_data,
+)
+from skipscope.charts.lesion import (
+    lesion_blocks,
+    lesion_blocks_data,
+    lesion_deleted,
+    lesion_deleted_data,
+    lesion_swapped,
+    lesion_swapped_data,
+)
 from skipscope.charts.look import COLOURS, SHAPES, kinds, labels, svg, title_of
 from skipscope.charts.paths import path_lengths, path_lengths_data, shares, shares_data
 from skipscope.charts.profiles import coincident, coincident_words, flow, flow_data, junctions, junctions_data
+from skipscope.charts.separability import (
+    components,
+    components_data,
+    samples,
+    samples_data,
+    separability_by_depth,
+    separability_data,
+    separability_name,
+)
 from skipscope.charts.shattering import correlation, correlation_data
 from skipscope.charts.spectra import CURVES, spectrum, spectrum_data
 from skipscope.charts.trends import (
@@ -27,8 +60,14 @@ __all__ = [
     "COLOURS",
     "CURVES",
     "SHAPES",
+    "block_scales",
+    "block_scales_data",
+    "block_units",
+    "block_units_data",
     "coincident",
     "coincident_words",
+    "components",
+    "components_data",
     "contradictions",
     "contradictions_data",
     "correlation",
@@ -37,22 +76,41 @@ __all__ = [
     "depth_ratio_data",
     "distribution",
     "distribution_data",
+    "error_by_depth",
+    "error_by_depth_data",
     "flow",
     "flow_data",
+    "gradient_curves",
+    "gradient_curves_data",
     "junctions",
     "junctions_data",
     "kinds",
     "labels",
+    "learning_curves",
+    "learning_curves_data",
+    "lesion_blocks",
+    "lesion_blocks_data",
+    "lesion_deleted",
+    "lesion_deleted_data",
+    "lesion_swapped",
+    "lesion_swapped_data",
     "path_lengths",
     "path_lengths_data",
     "rates",
     "rates_data",
+    "samples",
+    "samples_data",
     "scaling",
     "scaling_data",
+    "separability_by_depth",
+    "separability_data",
+    "separability_name",
     "shares",
     "shares_data",
     "spectrum",
     "spectrum_data",
+    "stack_errors",
+    "stack_errors_data",
     "svg",
     "title_of",
 ]

@@ -33,7 +33,7 @@ from skipscope.charts.look import (
     zoom,
 )
 from skipscope.designs import DESIGNS
-from skipscope.errors import InputError, require_int
+from skipscope.errors import InputError, quoted, require_int
 from skipscope.readings import Readings
 from skipscope.summary import QUANTILES, Summary
 from skipscope.words import number
@@ -69,7 +69,7 @@ def distribution_data(readings: Readings, quantity: str, *, seed: int | None = N
     )
     seeds = rows["seed"].to_list()
     if seed is not None and seed not in seeds:
-        raise InputError(f"seed={seed!r} is not in these readings; they hold {min(seeds)} to {max(seeds)}.")
+        raise InputError(f"seed={quoted(seed)} is not in these readings; they hold {min(seeds)} to {max(seeds)}.")
     logs = np.log10(positive["value"].to_numpy())
     edges = np.linspace(logs.min(), max(logs.max(), logs.min() + 0.1), bins + 1)
     found = []

@@ -20,15 +20,19 @@ import click
 from skipscope import __version__
 from skipscope.cli.compare import compare
 from skipscope.cli.correlation import correlation
+from skipscope.cli.degradation import degradation
 from skipscope.cli.demo import demo
 from skipscope.cli.diagnose import diagnose
 from skipscope.cli.flow import flow
 from skipscope.cli.highway import highway
+from skipscope.cli.identity import identity
 from skipscope.cli.jacobian import jacobian
+from skipscope.cli.lesion import lesion
 from skipscope.cli.report import report
+from skipscope.cli.representation import representation
 from skipscope.cli.sweep import sweep
 from skipscope.cli.theory import theory
-from skipscope.errors import InputError
+from skipscope.errors import InputError, one_line
 
 __all__ = ["VERBS", "cli", "main"]
 
@@ -39,6 +43,10 @@ VERBS: tuple[click.Command, ...] = (
     highway,
     jacobian,
     correlation,
+    representation,
+    identity,
+    degradation,
+    lesion,
     theory,
     diagnose,
     compare,
@@ -65,12 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = cli.main(args=given, prog_name="skipscope", standalone_mode=False, obj=given)
         return int(result or 0)
     except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
+        _say(error.format_message())
         return 2
     except (InputError, click.ClickException) as error:
         return _refused(error.format_message() if isinstance(error, click.ClickException) else str(error))
     except (click.Abort, KeyboardInterrupt):
-        print("skipscope: interrupted; no file is half written.", file=sys.stderr)
+        _say("skipscope: interrupted; no file is half written.")
         return 130
     except SystemExit:  # of click and Rich, when the reader of the output left, e.g. head
         return 0
@@ -89,5 +97,13 @@ def _ready_streams() -> None:
 
 
 def _refused(message: str) -> int:
-    print("skipscope:", " ".join(message.split()), file=sys.stderr)
+    _say(f"skipscope: {one_line(message)}")
     return 2
+
+
+def _say(line: str) -> None:
+    """To stderr; that it is full as well leaves nobody to tell, and the exit code as it is."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - or Python writes the rest at exit, and fails again

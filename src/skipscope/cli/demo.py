@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +13,40 @@ from skipscope.cli import options, outputs, printing
 from skipscope.errors import InputError
 from skipscope.readings import Readings
 
+SEEDS = 200
+"""Seeds of gradient flow; the other studies have their share, as training takes longer than measuring."""
+
 
 @click.command()
-@options.seeds()
+@click.option("--preset", default="demo", show_default=True, help="demo, a minute; or full, a quarter of an hour.")
+@options.seeds(SEEDS)
 @options.path(
     "--out", default=Path("skipscope-report"), show_default=True, help="Folder of the report and the readings."
 )
 @options.overwrite
 @options.quiet
-def demo(seeds: range, out: Path, overwrite: bool, quiet: bool, **how: Any) -> None:
+def demo(preset: str, seeds: range, out: Path, overwrite: bool, quiet: bool, **how: Any) -> None:
     """The experiments of the original notebook, over many draws; a report in one HTML file."""
-    from skipscope import diagnosis, studies
+    from skipscope import studies
+    from skipscope.errors import choose
+    from skipscope.studies.presets import PRESETS
+    from skipscope.takeaways import takeaways
 
-    # The notebook's small networks are cheap, and its claim is about draws.
-    many = options.seed_range(10 * (seeds.stop - seeds.start), seeds.start)
+    parts = PRESETS[choose("preset", preset, PRESETS)]
     page, saved = _files(out, overwrite)
-    with printing.progress("gradient flow", quiet) as progress:
-        flow = studies.flow(seeds=seeds, progress=progress, **how)
-    with printing.progress("as the notebook did it", quiet) as progress:
-        notebook = studies.notebook(seeds=many, progress=progress, **how)
-    readings = Readings.concat([flow, notebook])
-    findings = diagnosis.diagnose(flow)
+    found = []
+    for part in parts:
+        with printing.progress(part.about, quiet) as progress:
+            found.append(part.run(seeds=seeds, whole=SEEDS, progress=progress, **how))
+    readings = Readings.concat(found)
+    with printing.progress("pictures of representations", quiet):
+        beside = {"representation": {"pictures": studies.pictures(readings.select(study="representation"))}}
     out.mkdir(parents=True, exist_ok=True)
     # The page first: by it the next demo knows that the folder may be written again.
-    outputs.write_page(readings, page, title="What skip connections do", overwrite=True)
+    outputs.write_page(readings, page, title="What skip connections do", overwrite=True, beside=beside)
     readings.save(saved, overwrite=True)
     if not quiet:
-        printing.print_findings(findings)
+        printing.print_findings(takeaways(readings))
     click.echo(f"Report: {click.format_filename(page)}\nReadings: {click.format_filename(saved)}")
 
 
@@ -66,10 +74,18 @@ def _files(out: Path, overwrite: bool) -> tuple[Path, Path]:
 
 def _try_folder(folder: Path) -> None:
     """Make a folder and remove it again, to see whether it can be made: permission bits do not tell."""
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    with _made(folder):
+        pass
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Makes a folder, and removes it again if it stays empty."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        yield
     finally:
-        for each in made:
+        for each in missing:
             with suppress(OSError):
                 each.rmdir()

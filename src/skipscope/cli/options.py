@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from skipscope.errors import InputError, require_int
+from skipscope.errors import InputError, quoted, require_int
 
 Format = Literal["table", "json", "csv"]
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -46,12 +46,13 @@ def _depths(context: click.Context, option: click.Parameter, value: str) -> list
         try:
             numbers = [int(each) for each in piece.split(":")]
             first, last, step = (*numbers, *{1: (numbers[0], 1), 2: (1,)}.get(len(numbers), ()))
-            many = range(first, last + 1, max(step, 1))
         except (ValueError, TypeError):
-            raise InputError(f"{name} must be numbers such as 5,10,20 or first:last:step; got {value!r}.") from None
-        if step < 1 or not 0 < len(many) <= 10_000:
-            raise InputError(f"{name} {piece!r} must be 1 to 10,000 depths, from first up to last; e.g. 5:200:5.")
-        found += many
+            raise InputError(
+                f"{name} must be numbers such as 5,10,20 or first:last:step; got {quoted(value)}."
+            ) from None
+        if step < 1 or not 0 <= (last - first) // step < 10_000 - len(found):
+            raise InputError(f"{name} {quoted(piece)} must be 1 to 10,000 depths, from first up to last; e.g. 5:200:5.")
+        found += range(first, last + 1, step)
     return found
 
 

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 
 def study(
-    doing: str, *, title: str, shown: Callable[[Readings], Shown], seeds: int = 200, folder: bool = False
+    doing: str,
+    *,
+    title: str,
+    shown: Callable[[Readings], Shown],
+    seeds: int = 200,
+    folder: bool = False,
+    beside: outputs.Beside | None = None,
 ) -> Callable[[Callable[..., Readings]], Callable[..., None]]:
     """Make a command of a function that measures; it stands below the verb's own options.
 
@@ -37,6 +43,7 @@ def study(
         shown: what is printed of the readings.
         seeds: how many there are unless the user says.
         folder: whether the work can be kept in a folder, to go on there.
+        beside: what the report takes beside the readings, by study; see `skipscope.report.sections_of`.
     """
 
     def decorate(measure: Callable[..., Readings]) -> Callable[..., None]:
@@ -50,7 +57,7 @@ def study(
             outputs.check(out, page, overwrite)
             with _kept(kept), printing.progress(doing, quiet) as progress:
                 readings = measure(progress=progress, **fields)
-            outputs.save(readings, out, page, overwrite, title)
+            outputs.save(readings, out, page, overwrite, title, beside)
             printing.show(shown(readings), format_, quiet)
             if kept is not None and format_ == "table" and not quiet:
                 click.echo(f"Readings: {click.format_filename(kept / 'readings.parquet')}")

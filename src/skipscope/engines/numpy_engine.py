@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from skipscope import draws
 from skipscope.engines.parts import Chain, Kept, Norm, Part, PlainBlock, ResidualBlock, body_of, stem_of, tail_of
-from skipscope.errors import InputError, require_number, require_type
+from skipscope.errors import InputError, choose, require_number, require_type
 from skipscope.protocol import Loss, Observer, Run, Site, ignore, sites_of
 from skipscope.spec import Spec
 
@@ -37,28 +37,45 @@ class NumpyNetwork:
             each with the leading axis s; changing one in place changes the network.
         running: the running averages of batch normalisation by name (`stem.running_mean`, `stem.running_variance`,
             (s, n)): 0 and 1 until somebody trains the network; see `inference`.
+        gradients: arrays by the parameters' names into which every backward pass writes; none, but while the network
+            is trained.
     """
 
-    def __init__(self, spec: Spec, seeds: tuple[int, ...], parameters: dict[str, Array]) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        seeds: tuple[int, ...],
+        parameters: dict[str, Array],
+        *,
+        running: dict[str, Array] | None = None,
+        gradients: Mapping[str, Array] | None = None,
+    ) -> None:
         self.spec = spec
         self.seeds = seeds
         self.sites: tuple[Site, ...] = sites_of(spec)
         self.parameters = parameters
-        self.running = _running(spec, len(seeds))
+        self.running = _running(spec, len(seeds)) if running is None else running
+        self.gradients = {} if gradients is None else gradients
         self._fixed = False
+        self._arranged = ""
 
     @property
     def arrays(self) -> dict[str, Array]:
         """The parameters and the running averages."""
         return {**self.parameters, **self.running}
 
+    @property
+    def _known(self) -> dict[str, Array]:
+        """All arrays that the parts are made of."""
+        return self.arrays | {f"{name}_grad": array for name, array in self.gradients.items()}
+
     @cached_property
     def _blocks(self) -> tuple[PlainBlock | ResidualBlock, ...]:
-        return body_of(self.spec, self.arrays)
+        return body_of(self.spec, self._known)
 
     @cached_property
     def _chain(self) -> Chain:
-        stem, tail = stem_of(self.spec, self.arrays), tail_of(self.spec, self.arrays)
+        stem, tail = stem_of(self.spec, self._known), tail_of(self.spec, self._known)
         return Chain((*stem.parts, *self._blocks, *tail.parts))
 
     def run(self, batch: Any, loss: Loss | None = None, observe: Observer = ignore) -> Run:
@@ -72,9 +89,11 @@ class NumpyNetwork:
         with np.errstate(all="ignore"):
             x = self.inputs(batch)
             observe("input", activation=x)
-            output, kept = self._chain.forward(x, observe)
             if loss is None:
-                return Run(output, None)
+                for part in self._chain.parts:  # nothing goes back, and so nothing is kept
+                    x, _ = part.forward(x, observe)
+                return Run(x, None)
+            output, kept = self._chain.forward(x, observe)
             value, dy = sent_back(loss, output, batch)
             dx = self._chain.backward(dy, kept, observe)
             observe("input", activation_grad=dx)
@@ -117,12 +136,13 @@ class NumpyNetwork:
 
     @property
     def edit(self) -> str:
-        """What `gains` and `inference` change at this moment, e.g. `stage1.block2: shortcut x 0, branch x 1`."""
+        """What `gains`, `rearranged` and `inference` change now, e.g. `stage1.block2: shortcut x 0, branch x 1`."""
         edits = []
         for block in self.__dict__.get("_blocks", ()):  # blocks that were not yet made were not edited
             if isinstance(block, ResidualBlock) and block.factors != (1.0, 1.0):
                 shortcut, branch = (repr(factor).removesuffix(".0") for factor in block.factors)
                 edits.append(f"{block.site}: shortcut x {shortcut}, branch x {branch}")
+        edits += [self._arranged] if self._arranged else []
         if self._fixed and self.running:
             edits.append("batch norm: running averages")
         return "; ".join(edits)
@@ -198,6 +218,62 @@ class NumpyNetwork:
                 "batch of 1 sample: batch normalisation over one sample is 0 whatever comes in; give 2 or more."
             )
         return np.broadcast_to(x, (len(self.seeds), *x.shape[-2:]))
+
+    @contextmanager
+    def rearranged(self, order: Iterable[str]) -> Iterator[None]:
+        """Within the context the blocks run in another order, or some of them not at all: the stream goes past them.
+
+        Args:
+            order: the sites of the blocks that run, each at most once; e.g. `["stage1.block1", "stage1.block3"]` leaves
+                out the rest. Of a context within another the inner one holds.
+
+        Raises:
+            InputError: a name is no block's or comes twice, or a block would get other than the features it takes.
+        """
+        chosen = _arranged([block.site for block in self._blocks], list(order))
+        _require_widths(self.spec, chosen)
+        stem, tail = stem_of(self.spec, self._known), tail_of(self.spec, self._known)
+        blocks = {block.site: block for block in self._blocks}
+        before = self._chain, self._arranged
+        self._chain = Chain((*stem.parts, *(blocks[site] for site in chosen), *tail.parts))
+        self._arranged = _arrangement(list(blocks), chosen)
+        self._fix(self._fixed)
+        try:
+            yield
+        finally:
+            self._chain, self._arranged = before
+            self._fix(self._fixed)
+
+
+def _arranged(known: Sequence[str], order: Sequence[str]) -> list[str]:
+    for place, site in enumerate(order):
+        choose("block", site, known)
+        if site in order[:place]:
+            raise InputError(f"order: {site!r} comes twice; a block runs once, or not at all.")
+    return list(order)
+
+
+def _require_widths(spec: Spec, order: Sequence[str]) -> None:
+    """Whether every block in this order, and what follows the last, gets as many features as it takes."""
+    taken = {block.site: (block.layers[0].fan_in, block.width) for block in spec.body}
+    width = spec.stem.width
+    for site, (comes, goes) in [(site, taken[site]) for site in order] + [("head", (spec.body_width, 0))]:
+        if comes != width:
+            raise InputError(
+                f"order: {site!r} takes {comes} features, and {width} would come in; keep what lies between."
+            )
+        width = goes
+
+
+def _arrangement(known: Sequence[str], order: Sequence[str]) -> str:
+    """What was done to the blocks, in words; nothing where they run as they are."""
+    kept = [site for site in known if site in order]
+    done = []
+    if left := [site for site in known if site not in order]:
+        done.append(f"left out: {', '.join(left)}")
+    if list(order) != kept:
+        done.append(f"order: {', '.join(order)}")
+    return "; ".join(done)
 
 
 def _norms(chain: Chain) -> Iterator[Norm]:

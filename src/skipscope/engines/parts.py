@@ -68,21 +68,24 @@ class Part(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Affine:
-    """y = W x + b."""
+    """y = W x + b; where the network is trained, its gradients are written where it is told."""
 
     site: str
     weight: Array
     bias: Array | None
+    weight_grad: Array | None = None
+    bias_grad: Array | None = None
 
     def forward(self, x: Array, observe: Observer) -> tuple[Array, Kept]:
         return ops.affine(x, self.weight, self.bias), x
 
     def backward(self, dy: Array, kept: Kept, observe: Observer) -> Array:
         roles = wanted(observe, self.site)
-        if "weight_grad" in roles or "weight" in roles:
-            observe(self.site, weight=self.weight, weight_grad=ops.affine_backward_weight(dy, kept))
-        if self.bias is not None and ("bias_grad" in roles or "bias" in roles):
-            observe(self.site, bias=self.bias, bias_grad=ops.affine_backward_bias(dy))
+        if self.weight_grad is not None or "weight_grad" in roles or "weight" in roles:
+            weight_grad = ops.affine_backward_weight(dy, kept, self.weight_grad)
+            observe(self.site, weight=self.weight, weight_grad=weight_grad)
+        if self.bias is not None and (self.bias_grad is not None or "bias_grad" in roles or "bias" in roles):
+            observe(self.site, bias=self.bias, bias_grad=ops.affine_backward_bias(dy, self.bias_grad))
         return ops.affine_backward_input(dy, self.weight)
 
     def jvp(self, tx: Array, kept: Kept) -> Array:
@@ -94,7 +97,7 @@ class Norm:
     """y = gamma (x - mean) / std + beta, over the batch or over the features, or by a fixed mean and variance.
 
     `running` are the averages of the mean and the variance of the batches that the network was trained on, which only
-    batch normalisation has; where `fixed`, it takes them.
+    batch normalisation has; where `fixed`, it takes them. `grads` is where gamma's gradient and beta's are written.
     """
 
     site: str
@@ -102,17 +105,21 @@ class Norm:
     gamma: Array
     beta: Array
     running: tuple[Array, Array] | None = None
+    grads: tuple[Array, Array] | None = None
     fixed: bool = False
 
     def forward(self, x: Array, observe: Observer) -> tuple[Array, Kept]:
         if self.fixed and self.running is not None:
             return ops.fixed_norm(x, self.gamma, self.beta, *self.running)
-        if self.running is not None and "batch_mean" in wanted(observe, self.site):
-            observe(self.site, batch_mean=x.mean(axis=-2), batch_variance=x.var(axis=-2))
-        return NORMS[self.norm][0](x, self.gamma, self.beta)
+        y, kept = NORMS[self.norm][0](x, self.gamma, self.beta)
+        if self.running is not None:
+            observe(self.site, batch_mean=kept.mean, batch_variance=kept.variance)
+        return y, kept
 
     def backward(self, dy: Array, kept: Kept, observe: Observer) -> Array:
         dx, dgamma, dbeta = NORMS[self.way][1](dy, self.gamma, kept)
+        if self.grads is not None:
+            self.grads[0][...], self.grads[1][...] = dgamma, dbeta
         observe(self.site, gamma=self.gamma, gamma_grad=dgamma)
         observe(self.site, beta=self.beta, beta_grad=dbeta)
         return dx
@@ -202,7 +209,8 @@ class PlainBlock:
 class ResidualBlock:
     """y = act(gain_s x + gain_b F(x)): dx = gain_s dsum + dF(gain_b dsum), dsum the gradient by the sum.
 
-    Where the branch has a learned scalar a, F(x) = a f(x) and da = sum(df f) over samples and features.
+    Where the branch has a learned scalar a, F(x) = a f(x) and da = sum(df f) over samples and features, which is
+    written to `learned_grad` if given.
     """
 
     site: str
@@ -210,6 +218,7 @@ class ResidualBlock:
     own_gains: tuple[float, float]
     learned: Array | None
     activation: str
+    learned_grad: Array | None = None
     factors: tuple[float, float] = field(default=(1.0, 1.0))
 
     @property
@@ -232,7 +241,8 @@ class ResidualBlock:
         dsum = ACTIVATIONS[self.activation][1](dy, y)
         dskip, dbranch = ops.junction_backward(dsum, *self.gains)
         if self.learned is not None:
-            observe(self.site, gain=self.learned, gain_grad=(dbranch * bare).sum(axis=(-2, -1)))
+            gain_grad = (dbranch * bare).sum(axis=(-2, -1), out=self.learned_grad)
+            observe(self.site, gain=self.learned, gain_grad=gain_grad)
             dbranch = dbranch * self.learned[..., None, None]
         through = self.branch.backward(dbranch, kept_branch, observe)
         dx = ops.junction_joined(dskip, through, *self.gains)
@@ -253,7 +263,10 @@ class ResidualBlock:
 
 
 Parameters = Mapping[str, Array]
-"""Weight arrays by name, e.g. `stage1.block3.layer2.weight`, and running averages; see `NumpyNetwork.arrays`."""
+"""Weight arrays by name, e.g. `stage1.block3.layer2.weight`, and running averages; see `NumpyNetwork.arrays`.
+
+Where the network is trained, also the arrays that gradients are written to, e.g. `stage1.block3.layer2.weight_grad`.
+"""
 
 
 def stem_of(spec: Spec, parameters: Parameters) -> Chain:
@@ -274,7 +287,8 @@ def tail_of(spec: Spec, parameters: Parameters) -> Chain:
 
 
 def _layer(layer: Layer, parameters: Parameters) -> tuple[Part, ...]:
-    affine = Affine(layer.site, parameters[f"{layer.site}.weight"], parameters.get(f"{layer.site}.bias"))
+    of_affine = [parameters.get(f"{layer.site}.{name}") for name in ("bias", "weight_grad", "bias_grad")]
+    affine = Affine(layer.site, parameters[f"{layer.site}.weight"], *of_affine)
     activated = _activated(layer.site, layer.norm, layer.activation, parameters)
     return (affine, *activated) if layer.first == "affine" else (*activated, affine)
 
@@ -283,9 +297,13 @@ def _activated(site: str, norm: str, activation: str, parameters: Parameters) ->
     after = Activation(site, activation)
     if norm == "none":
         return (after,)
-    mean, variance = parameters.get(f"{site}.running_mean"), parameters.get(f"{site}.running_variance")
-    running = None if mean is None or variance is None else (mean, variance)
-    return Norm(site, norm, parameters[f"{site}.gamma"], parameters[f"{site}.beta"], running), after
+    running = _pair(parameters, f"{site}.running_mean", f"{site}.running_variance")
+    grads = _pair(parameters, f"{site}.gamma_grad", f"{site}.beta_grad")
+    return Norm(site, norm, parameters[f"{site}.gamma"], parameters[f"{site}.beta"], running, grads), after
+
+
+def _pair(parameters: Parameters, first: str, second: str) -> tuple[Array, Array] | None:
+    return (parameters[first], parameters[second]) if first in parameters else None
 
 
 def _block(block: Block, parameters: Parameters) -> PlainBlock | ResidualBlock:
@@ -293,4 +311,5 @@ def _block(block: Block, parameters: Parameters) -> PlainBlock | ResidualBlock:
     if block.plain:
         return PlainBlock(block.site, branch, block.branch_gain, block.activation)
     gains = block.shortcut_gain, block.branch_gain
-    return ResidualBlock(block.site, branch, gains, parameters.get(f"{block.site}.gain"), block.activation)
+    learned, learned_grad = parameters.get(f"{block.site}.gain"), parameters.get(f"{block.site}.gain_grad")
+    return ResidualBlock(block.site, branch, gains, learned, block.activation, learned_grad)

@@ -42,7 +42,7 @@ from skipscope.engines.parts import (
     PlainBlock,
     ResidualBlock,
 )
-from skipscope.errors import InputError
+from skipscope.errors import InputError, quoted
 from skipscope.protocol import Loss
 
 __all__ = ["path_gradients", "path_moments", "path_weights"]
@@ -67,7 +67,7 @@ def path_gradients(network: NumpyNetwork, batch: Any, loss: Loss) -> Array:
         InputError: the batch does not fit the network, or the loss has no gradient.
     """
     if not callable(getattr(loss, "gradient", None)):
-        raise InputError(f"loss {loss!r} has no gradient(output, batch): use skipscope.losses.")
+        raise InputError(f"loss {quoted(loss)} has no gradient(output, batch): use skipscope.losses.")
     output, tape = network.taped(batch)
     stem = sum(getattr(part, "site", "") == "stem" for part, _ in tape)
     with np.errstate(all="ignore"):

@@ -9,8 +9,9 @@ notebook.py; general.py for any others), of which every number and every sentenc
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -18,10 +19,13 @@ from skipscope.errors import InputError
 from skipscope.files import as_path, check_writable, write_whole
 from skipscope.readings import Readings
 from skipscope.report.correlation import correlation_section
+from skipscope.report.degradation import degradation_section
 from skipscope.report.flow import flow_section
 from skipscope.report.general import readings_section
 from skipscope.report.highway import highway_section
+from skipscope.report.identity import identity_section
 from skipscope.report.jacobian import jacobian_section
+from skipscope.report.lesion import lesion_section
 from skipscope.report.notebook import notebook_section
 from skipscope.report.page import (
     Block,
@@ -37,7 +41,9 @@ from skipscope.report.page import (
     Table,
     render,
 )
+from skipscope.report.representation import representation_section
 from skipscope.report.sweep import sweep_section
+from skipscope.report.takeaways import takeaways_section
 
 __all__ = [
     "SECTIONS",
@@ -53,14 +59,19 @@ __all__ = [
     "Section",
     "Table",
     "correlation_section",
+    "degradation_section",
     "flow_section",
     "highway_section",
+    "identity_section",
     "jacobian_section",
+    "lesion_section",
     "notebook_section",
     "readings_section",
     "render",
+    "representation_section",
     "sections_of",
     "sweep_section",
+    "takeaways_section",
     "write",
 ]
 
@@ -119,12 +130,24 @@ SECTIONS: dict[str, Callable[..., Section]] = {
     "highway": highway_section,
     "jacobian": jacobian_section,
     "correlation": correlation_section,
+    "representation": representation_section,
+    "identity": identity_section,
+    "degradation": degradation_section,
+    "lesion": lesion_section,
 }
 """Which function makes the section of which study; readings of others get `readings_section`."""
 
 
-def sections_of(readings: Readings) -> list[Section]:
+_MANY = 4
+"""From how many studies on a report begins with the takeaways."""
+
+
+def sections_of(readings: Readings, *, beside: Mapping[str, Mapping[str, Any]] | None = None) -> list[Section]:
     """The sections of readings: one for every study in them, in the order in which they come.
+
+    Args:
+        readings: of any studies.
+        beside: by study, what its section takes beside the readings, e.g. `{"representation": {"pictures": ...}}`.
 
     Raises:
         InputError: there are no readings.
@@ -133,14 +156,16 @@ def sections_of(readings: Readings) -> list[Section]:
         raise InputError("there is nothing to report: these readings are empty.")
     studies = list(dict.fromkeys(readings.cells["study"].fill_null("").to_list()))
     studies.sort(key=lambda study: list(SECTIONS).index(study) if study in SECTIONS else len(SECTIONS))
-    return [_section_of(study, readings) for study in studies]
+    sections = [_section_of(study, readings, (beside or {}).get(study, {})) for study in studies]
+    # Several studies together can be asked what no one of them can answer.
+    return [takeaways_section(readings), *sections] if len(studies) >= _MANY else sections
 
 
-def _section_of(study: str, readings: Readings) -> Section:
+def _section_of(study: str, readings: Readings, beside: Mapping[str, Any]) -> Section:
     part = _part(study, readings)
     if study in SECTIONS:
         try:
-            return SECTIONS[study](part)
+            return SECTIONS[study](part, **beside)
         except InputError:  # a selection of a study, which lacks what its own section is about
             return readings_section(part, title=f"Readings of study {study}", anchor=f"readings-{study}")
     title = f"Readings of study {study}" if study not in ("", "probe") else "Readings"

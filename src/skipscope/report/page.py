@@ -140,6 +140,7 @@ class Section:
         answer: what it found, in one or two sentences; the answers of all sections open the report.
         blocks: what it shows, in order.
         versions: what it was measured with, by name.
+        sums_up: whether its answer opens the report alone; then the others' stand at the head of their sections.
     """
 
     title: str
@@ -147,6 +148,7 @@ class Section:
     answer: str
     blocks: tuple[Block, ...]
     versions: tuple[tuple[str, str], ...] = ()
+    sums_up: bool = False
 
 
 # ------------------------------------------------------------------------------------------------------- the page
@@ -154,17 +156,18 @@ class Section:
 
 def render(sections: Sequence[Section], *, title: str, command: str) -> str:
     """The report as one HTML document. Equal sections give equal text: there is no date in it."""
+    opening = [section for section in sections if section.sums_up] or sections
     figures = [(f"{section.anchor}-{i}", block) for section in sections for i, block in _figures(section)]
     return Template(_resource("page.html")).substitute(
         version=html.escape(version("skipscope")),
         title=_text(title),
         css=_resource("page.css"),
-        answer="\n".join(f"<p>{_text(section.answer)}</p>" for section in sections),
+        answer="\n".join(f"<p>{_text(section.answer)}</p>" for section in opening),
         contents="\n".join(
             f'<li><a href="#{_attribute(anchor)}">{_text(name)}</a></li>'
             for anchor, name in [*((s.anchor, s.title) for s in sections), ("repeat", "Repeat it")]
         ),
-        sections="\n".join(map(_section, sections)),
+        sections="\n".join(_section(section, answered=any(section is each for each in opening)) for section in sections),
         command=html.escape(command),
         versions=_facts(Facts(tuple(dict.fromkeys(pair for section in sections for pair in section.versions)))),
         charts=_json(
@@ -179,9 +182,10 @@ def _figures(section: Section) -> Iterable[tuple[int, Figure]]:
     return ((i, block) for i, block in enumerate(section.blocks) if isinstance(block, Figure))
 
 
-def _section(section: Section) -> str:
+def _section(section: Section, *, answered: bool) -> str:
+    answer = "" if answered else f'<div class="answer" role="note"><p>{_text(section.answer)}</p></div>\n'
     blocks = "\n".join(_block(block, f"{section.anchor}-{i}") for i, block in enumerate(section.blocks))
-    return f'<section id="{_attribute(section.anchor)}">\n<h2>{_text(section.title)}</h2>\n{blocks}\n</section>'
+    return f'<section id="{_attribute(section.anchor)}">\n<h2>{_text(section.title)}</h2>\n{answer}{blocks}\n</section>'
 
 
 def _block(block: Block, name: str) -> str:
@@ -254,6 +258,15 @@ _VERDICTS = {  # class and sign: colour is never all there is
     "far from the identity": ("spread", "≠"),
     "kept": ("healthy", "✓"),
     "shattered": ("dead", "✕"),
+    "degrades": ("dead", "✕"),
+    "does not degrade": ("healthy", "✓"),
+    "trains better": ("healthy", "✓"),
+    "trains no better": ("spread", "≠"),
+    "trains worse": ("dead", "✕"),
+    "holds": ("healthy", "✓"),
+    "does not hold": ("spread", "≠"),
+    "holds only if": ("spread", "◆"),
+    "quoted": ("unknown", "”"),
     "cannot tell": ("unknown", "?"),
 }
 

@@ -7,27 +7,61 @@ the readings mean is said elsewhere (summary, diagnosis, report), from the readi
 from __future__ import annotations
 
 from skipscope.studies.correlation import CORRELATION_DESIGNS, CORRELATION_QUANTITIES, correlation
+from skipscope.studies.degradation import (
+    DEGRADATION_DEMO,
+    DEGRADATION_DEPTHS,
+    DEGRADATION_QUANTITIES,
+    DEGRADATION_RATES,
+    degradation,
+)
 from skipscope.studies.flow import DIAGNOSIS_QUANTITIES, FLOW_QUANTITIES, flow
 from skipscope.studies.highway import HIGHWAY_QUANTITIES, highway
+from skipscope.studies.identity import IDENTITY_DEMO, IDENTITY_DESIGNS, IDENTITY_QUANTITIES, identity
 from skipscope.studies.jacobian import JACOBIAN_DESIGNS, JACOBIAN_QUANTITIES, jacobian
+from skipscope.studies.lesion import LESION_DEMO, LESION_QUANTITIES, LESION_RECIPE, lesion
 from skipscope.studies.notebook import notebook
+from skipscope.studies.pictures import pictures
+from skipscope.studies.representation import (
+    REPRESENTATION_DEMO,
+    REPRESENTATION_QUANTITIES,
+    REPRESENTATION_RECIPE,
+    representation,
+)
 from skipscope.studies.sweep import SITE_QUANTITIES, SWEEP_DEPTHS, SWEEP_QUANTITIES, sweep
 
 __all__ = [
     "CORRELATION_DESIGNS",
     "CORRELATION_QUANTITIES",
+    "DEGRADATION_DEMO",
+    "DEGRADATION_DEPTHS",
+    "DEGRADATION_QUANTITIES",
+    "DEGRADATION_RATES",
     "DIAGNOSIS_QUANTITIES",
     "FLOW_QUANTITIES",
     "HIGHWAY_QUANTITIES",
+    "IDENTITY_DEMO",
+    "IDENTITY_DESIGNS",
+    "IDENTITY_QUANTITIES",
     "JACOBIAN_DESIGNS",
     "JACOBIAN_QUANTITIES",
+    "LESION_DEMO",
+    "LESION_QUANTITIES",
+    "LESION_RECIPE",
+    "REPRESENTATION_DEMO",
+    "REPRESENTATION_QUANTITIES",
+    "REPRESENTATION_RECIPE",
     "SITE_QUANTITIES",
     "SWEEP_DEPTHS",
     "SWEEP_QUANTITIES",
     "correlation",
+    "degradation",
     "flow",
     "highway",
+    "identity",
     "jacobian",
+    "lesion",
     "notebook",
+    "pictures",
+    "representation",
     "sweep",
 ]

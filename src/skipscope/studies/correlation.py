@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from skipscope import draws
 from skipscope.engines.numpy_engine import NumpyNetwork, build
-from skipscope.errors import InputError, choose, require_int, require_number
+from skipscope.errors import InputError, as_list, choose, quoted, require_int, require_number
 from skipscope.losses import Cotangent
 from skipscope.protocol import sites_of
 from skipscope.quantities import Quantity
@@ -37,7 +37,7 @@ from skipscope.readings import Readings
 from skipscope.spec import Spec
 from skipscope.studies import room
 from skipscope.studies.gather import gather
-from skipscope.studies.named import NAMED_DESIGNS, coupled, listed, named_design
+from skipscope.studies.named import NAMED_DESIGNS, coupled, listed, listed_depths, named_design
 from skipscope.studies.tabulated import tabulated
 
 __all__ = [
@@ -183,12 +183,12 @@ def correlation(
     """
     names = listed("designs", designs, CORRELATION_DESIGNS)
     if cosine is not None and not -1 <= require_number("cosine", cosine) <= 1:
-        raise InputError(f"cosine must be from -1 to 1; got {cosine!r}.")
-    chosen = None if sites is None else tuple([sites] if isinstance(sites, str) else sites)
+        raise InputError(f"cosine must be from -1 to 1; got {quoted(cosine)}.")
+    chosen = None if sites is None else tuple(as_list(sites))
     regime = {"inputs": "independent"} if cosine is None else {"inputs": _regime(cosine), "input_cosine": float(cosine)}
     cells = []
     for name in names:
-        for depth in depths:
+        for depth in listed_depths(depths):
             spec = named_design(name, depth=depth, width=width, **fields)
             if cosine is not None and spec.stem.features < 2:
                 raise InputError("features must be at least 2 for two inputs of a chosen cosine; or use cosine=None.")

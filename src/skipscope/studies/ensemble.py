@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from skipscope import draws, losses, runs
 from skipscope.draws import CotangentKind
 from skipscope.engines.nested import nested, run_nested
 from skipscope.engines.numpy_engine import NumpyNetwork, build_all
-from skipscope.errors import InputError, require_int
+from skipscope.errors import InputError, choose, quoted, require_int
 from skipscope.probe import Measured, Plan, Recording, one_thread, uncollected
 from skipscope.protocol import Loss, sites_of
 from skipscope.quantities import QUANTITIES, Quantity
@@ -68,6 +68,10 @@ class Cell:
     quantities: Mapping[str, Quantity] = field(default_factory=lambda: QUANTITIES)
     sites: tuple[str, ...] | None = None
     more: Callable[[NumpyNetwork, Any, Loss, Measured], Measured] | None = None
+
+    def __post_init__(self) -> None:
+        choose("cotangent", self.cotangent, get_args(CotangentKind))
+        object.__setattr__(self, "batch", require_int("batch", self.batch, least=1))
 
     @cached_property
     def plan(self) -> Plan:
@@ -188,7 +192,8 @@ def run(
     require_jobs(jobs)
     require_room(listed, seeds=count(seeds), jobs=jobs, numbers=_numbers, readings=_readings, kept=keep is None)
     if hasattr(seeds, "__index__"):
-        raise InputError(f"seeds must be a list of seeds, e.g. range({seeds}), or [{seeds}] for one; got {seeds}.")
+        told = quoted(seeds)
+        raise InputError(f"seeds must be a list of seeds, e.g. range({told}), or [{told}] for one; got {told}.")
     known = draws.require_seeds(seeds)
     if folder is not None:
         return _run_in(folder, listed, known, chunk=chunk, jobs=jobs, progress=progress, keep=keep)

@@ -11,10 +11,11 @@ from typing import Any
 
 from skipscope.designs import DESIGNS, design
 from skipscope.draws import CotangentKind
-from skipscope.errors import InputError, choose
+from skipscope.errors import InputError, as_list, choose
 from skipscope.quantities import QUANTITIES
 from skipscope.readings import Readings
 from skipscope.studies.ensemble import Cell, Progress, run
+from skipscope.studies.named import listed
 
 __all__ = ["DIAGNOSIS_QUANTITIES", "FLOW_QUANTITIES", "flow"]
 
@@ -87,11 +88,9 @@ def flow(
     Raises:
         InputError: a design, a depth, a quantity or a field makes no sense.
     """
-    names = [designs] if isinstance(designs, str) else list(designs)
-    if not names:
-        raise InputError(f"designs is empty: name at least one of {', '.join(DESIGNS)}.")
+    names = listed("designs", designs, DESIGNS)
     shape = {"depth": depth, "width": width, "features": features, "output": "relu", **fields}
-    asked = [quantities] if isinstance(quantities, str) else list(quantities)
+    asked = as_list(quantities)
     if not asked:
         raise InputError("quantities is empty: name at least one of skipscope.QUANTITIES.")
     measured = {name: QUANTITIES[choose("quantity", name, QUANTITIES)] for name in asked}
@@ -103,6 +102,6 @@ def flow(
             cotangent=cotangent,
             quantities=measured,
         )
-        for name in dict.fromkeys(names)
+        for name in names
     ]
     return run(cells, seeds, chunk=chunk, jobs=jobs, progress=progress)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import Any, TypeVar
 
 from skipscope import draws
 from skipscope.errors import require_int
 from skipscope.readings import Readings
-from skipscope.studies.room import Weighed, require_room
+from skipscope.studies.room import Weighed, count, require_room
 
 __all__ = ["carried_out", "cut", "gather", "require_jobs"]
 
@@ -53,8 +54,7 @@ def gather(
         InputError: a seed, the chunk or the jobs make no sense, or all of it together is more than memory can hold.
     """
     require_jobs(jobs)
-    count = len(seeds) if isinstance(seeds, Sized) else 1
-    require_room(cells, seeds=count, jobs=jobs, numbers=numbers, readings=readings)
+    require_room(cells, seeds=count(seeds), jobs=jobs, numbers=numbers, readings=readings)
     known = draws.require_seeds(seeds)
     tasks: list[tuple[Cell, tuple[int, ...]]] = []
     for cell in cells:
@@ -76,7 +76,7 @@ def require_jobs(jobs: int) -> None:
     Raises:
         InputError: it is neither -1 nor 1 at least.
     """
-    if jobs != -1:
+    if not (isinstance(jobs, Integral) and jobs == -1):
         require_int("jobs", jobs, least=1)
 
 

@@ -24,7 +24,7 @@ from skipscope.designs import design
 from skipscope.draws import CotangentKind
 from skipscope.engines.numpy_engine import NumpyNetwork
 from skipscope.engines.paths import path_gradients, path_moments, path_weights
-from skipscope.errors import InputError
+from skipscope.errors import InputError, as_list, quoted
 from skipscope.probe import Measured
 from skipscope.protocol import Loss, Site
 from skipscope.quantities import QUANTITIES
@@ -102,11 +102,10 @@ def highway(
 
 def _listed(name: str, given: Any) -> list[Any]:
     """One value or several, each once."""
-    several = isinstance(given, Iterable) and not isinstance(given, str)
-    listed = list(dict.fromkeys(given)) if several else [given]
+    listed = as_list(given)
     if not listed:
         raise InputError(f"{name} is empty: give at least one.")
-    return listed
+    return list({quoted(value): value for value in listed}.values())
 
 
 def _with_paths(network: NumpyNetwork, batch: Any, loss: Loss, measured: Measured) -> Measured:

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from skipscope import draws
 from skipscope.engines.jacobian import Linear, largest_singular_value, linearise, singular_values
 from skipscope.engines.numpy_engine import NumpyNetwork, build
-from skipscope.errors import InputError, require_int
+from skipscope.errors import InputError, quoted, require_int
 from skipscope.protocol import Site
 from skipscope.quantities import Quantity
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 from skipscope.studies import room
 from skipscope.studies.gather import gather
-from skipscope.studies.named import NAMED_DESIGNS, coupled, listed, named_design
+from skipscope.studies.named import NAMED_DESIGNS, coupled, listed, listed_depths, named_design
 from skipscope.studies.tabulated import tabulated
 
 __all__ = [
@@ -267,6 +267,8 @@ def jacobian(
     """
     names = listed("designs", designs, JACOBIAN_DESIGNS)
     wanted = listed("parts", parts, get_args(Part))
+    if not isinstance(blocks, bool):
+        raise InputError(f"blocks must be True or False; got {quoted(blocks)}.")
     of_blocks = "body" if "body" in wanted else "network"
     cells = [
         JacobianCell(
@@ -277,7 +279,7 @@ def jacobian(
             batch=require_int("batch", batch, least=2) if coupled(spec) else 1,
         )
         for name in names
-        for depth in depths
+        for depth in listed_depths(depths)
         for spec in (named_design(name, depth=depth, width=width, **fields),)
         for part in wanted
     ]

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from skipscope.designs import design
-from skipscope.errors import InputError, choose
+from skipscope.errors import InputError, as_list, choose, quoted, require_int
 from skipscope.spec import Spec
 
-__all__ = ["NAMED_DESIGNS", "coupled", "listed", "named_design"]
+__all__ = ["NAMED_DESIGNS", "coupled", "listed", "listed_depths", "named_design"]
 
 NAMED_DESIGNS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "plain": ("plain", {}),
@@ -40,8 +40,8 @@ def named_design(name: str, *, depth: int, width: int, **fields: Any) -> Spec:
     for field in fields:
         if field in own:
             raise InputError(
-                f"{field}={fields[field]!r} cannot be chosen, as the design {name!r} says it: leave it out, or choose "
-                "other designs."
+                f"{field}={quoted(fields[field])} cannot be chosen, as the design {name!r} says it: leave it out, or "
+                "choose other designs."
             )
     return design(base, depth=depth, width=width, **own, **fields)
 
@@ -52,7 +52,19 @@ def listed(parameter: str, given: Iterable[str], choices: Iterable[str]) -> list
     Raises:
         InputError: there is none, or one that is no choice.
     """
-    names = list(dict.fromkeys([given] if isinstance(given, str) else given))
+    names = [choose(parameter.removesuffix("s"), name, choices) for name in as_list(given)]
     if not names:
         raise InputError(f"{parameter} is empty: name at least one of {', '.join(choices)}.")
-    return [choose(parameter.removesuffix("s"), name, choices) for name in names]
+    return list(dict.fromkeys(names))
+
+
+def listed_depths(depths: int | Iterable[int]) -> list[int]:
+    """One depth or several, each once.
+
+    Raises:
+        InputError: there is none, or one that is no whole number of at least 1.
+    """
+    known = [require_int("depths", depth, least=1) for depth in as_list(depths)]
+    if not known:
+        raise InputError("depths is empty: give at least one, e.g. depths=[5, 10, 20].")
+    return list(dict.fromkeys(known))

@@ -15,6 +15,7 @@ from skipscope.draws import CotangentKind
 from skipscope.quantities import QUANTITIES
 from skipscope.readings import Readings
 from skipscope.studies.ensemble import Cell, Progress, run
+from skipscope.studies.named import listed_depths
 
 __all__ = ["DEPTHS", "notebook"]
 
@@ -46,7 +47,7 @@ def notebook(
         InputError: a seed or a depth makes no sense.
     """
     cells = [_cell(name, 28, 36, "ones", dtype) for name in _DESIGNS]
-    for depth in depths:
+    for depth in listed_depths(depths):
         for cotangent in ("ones", "gaussian"):
             cells += [_cell(name, depth, 16, cotangent, dtype) for name in _DESIGNS]
     return run(cells, seeds, chunk=chunk, jobs=jobs, progress=progress)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any, Protocol, TypeVar
 
 from skipscope.errors import InputError, require_int
 from skipscope.spec import Spec
 from skipscope.words import number
 
-__all__ = ["Weighed", "numbers", "require_room", "sites"]
+__all__ = ["Weighed", "count", "numbers", "require_room", "sites"]
 
 # What a study was seen to take: enough to tell gigabytes from terabytes.
 _BYTES_A_NUMBER = 16  # a weight or an activation: its draw, and what is computed of it
@@ -76,6 +77,16 @@ def require_room(
             f"{number(min(needed, 10**300) / 1e9)} GB of memory, and this machine has {number(held / 1e9)} GB. Make "
             "one of them smaller."
         )
+
+
+def count(seeds: int | Iterable[int]) -> int:
+    """How many seeds there are, as far as can be told before they are listed: listing them may take all memory."""
+    try:
+        return len(seeds) if isinstance(seeds, Sized) else 1
+    except OverflowError:  # a range longer than Python can say
+        return sys.maxsize
+    except TypeError:  # an array of no axes is one number
+        return 1
 
 
 # Reckoned from the stages: to list the layers of a network of ten million is to run out of memory.

@@ -16,13 +16,14 @@ from typing import Any
 
 import polars as pl
 
-from skipscope.designs import design
+from skipscope.designs import DESIGNS, design
 from skipscope.draws import CotangentKind
-from skipscope.errors import InputError, require_int
+from skipscope.errors import InputError, quoted
 from skipscope.protocol import Site
 from skipscope.quantities import QUANTITIES, Quantity
 from skipscope.readings import Readings
 from skipscope.studies.ensemble import Cell, Progress, run
+from skipscope.studies.named import listed, listed_depths
 
 __all__ = ["SITE_QUANTITIES", "SWEEP_DEPTHS", "SWEEP_QUANTITIES", "sweep"]
 
@@ -97,7 +98,7 @@ def sweep(
             something else.
     """
     if not isinstance(sites, bool):
-        raise InputError(f"sites must be True or False; got {sites!r}.")
+        raise InputError(f"sites must be True or False; got {quoted(sites)}.")
     if sites and folder is None:
         raise InputError("sites=True needs a folder, as site-level readings are too many to hold: give folder='...'.")
     shape = {"width": width, "features": features, "output": "relu", **fields}
@@ -110,26 +111,11 @@ def sweep(
             quantities=_quantities(sites),
             sites=None if sites else _ENDS,
         )
-        for depth in _depths(depths)
-        for name in _designs(designs)
+        for depth in listed_depths(depths)
+        for name in listed("designs", designs, DESIGNS)
     ]
     keep = _of_networks if sites else None
     return run(cells, seeds, chunk=chunk, jobs=jobs, progress=progress, folder=folder, keep=keep)
-
-
-def _depths(depths: int | Iterable[int]) -> list[int]:
-    several = isinstance(depths, Iterable) and not isinstance(depths, str)
-    known = [require_int("depths", depth, least=1) for depth in (depths if several else [depths])]  # type: ignore[union-attr]
-    if not known:
-        raise InputError("depths is empty: give at least one, e.g. depths=[5, 10, 20].")
-    return list(dict.fromkeys(known))
-
-
-def _designs(designs: Iterable[str]) -> list[str]:
-    names = [designs] if isinstance(designs, str) else list(designs)
-    if not names:
-        raise InputError("designs is empty: name at least one of skipscope.designs.DESIGNS.")
-    return list(dict.fromkeys(names))
 
 
 def _quantities(sites: bool) -> dict[str, Quantity]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import get_args
 
 from skipscope.draws import CotangentKind
-from skipscope.errors import InputError, choose, require_int, require_number
+from skipscope.errors import InputError, choose, quoted, require_int, require_number, require_type
 from skipscope.spec import Spec
 from skipscope.theory.after_add import AFTER_ADD
 from skipscope.theory.before_add import BEFORE_ADD, first_last_ratio
@@ -53,6 +53,9 @@ __all__ = [
     "increment",
     "laws",
 ]
+
+_MOST_LAYERS = 100_000  # a second each 3,000
+_MOST_UNITS = 10_000_000  # a table of all numbers of open gates: 80 MB
 
 
 def laws(
@@ -107,8 +110,21 @@ def best(
 def _setting(spec: Spec, cotangent: CotangentKind, batch: int, input_rms: float | None) -> Setting:
     choose("cotangent", cotangent, get_args(CotangentKind))
     if input_rms is not None and require_number("input_rms", input_rms) <= 0.0:
-        raise InputError(f"input_rms must be above 0, or None where it is not known; got {input_rms!r}.")
+        raise InputError(f"input_rms must be above 0, or None where it is not known; got {quoted(input_rms)}.")
+    _require_size(spec)
     return Setting(spec=spec, cotangent=cotangent, batch=require_int("batch", batch, least=1), input_rms=input_rms)
+
+
+def _require_size(spec: Spec) -> None:
+    """Refuse what would take hours or all memory: laws are reckoned layer by layer, and sums over a layer's units."""
+    require_type("spec", spec, Spec, "Spec.dense(width=36, blocks=8), for one")
+    layers = 2 + sum(stage.blocks * stage.layers for stage in spec.stages)
+    units = max(spec.stem.features, spec.stem.width, spec.head.features, *(stage.width for stage in spec.stages), 0)
+    if layers > _MOST_LAYERS or units > _MOST_UNITS:
+        raise InputError(
+            f"this is too large: the laws are for networks of at most {_MOST_LAYERS:,} layers and {_MOST_UNITS:,} "
+            f"units or features; got {layers:,} layers and {units:,}. Make the depth, width or features smaller."
+        )
 
 
 LAWS: tuple[Law, ...] = (

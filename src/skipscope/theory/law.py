@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from skipscope.draws import CotangentKind
+from skipscope.errors import require_type
 from skipscope.spec import Spec, Stage
 from skipscope.theory.loglaw import LogLaw, joint_quantiles
 
@@ -44,6 +45,9 @@ class Setting:
     cotangent: CotangentKind = "gaussian"
     batch: int = 1
     input_rms: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        require_type("spec", self.spec, Spec, "Spec.dense(width=36, blocks=8), for one")
 
 
 @dataclass(frozen=True, kw_only=True)

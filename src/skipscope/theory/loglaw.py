@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skipscope.errors import InputError, choose, require_int, require_number
+from skipscope.errors import InputError, choose, quoted, require_int, require_number
 
 __all__ = ["Factor", "LogLaw", "increment"]
 
@@ -190,9 +190,11 @@ class LogLaw:
         """
         wanted = np.atleast_1d(np.asarray(levels, np.float64))
         if wanted.ndim != 1 or not bool(np.all((wanted > 0.0) & (wanted < 1.0))):
-            raise InputError(f"levels must be numbers strictly between 0 and 1; got {levels!r}.")
+            raise InputError(f"levels must be numbers strictly between 0 and 1; got {quoted(levels)}.")
         if self.factors and all(factor.kind == "share" for factor, _ in self.factors):
-            raise InputError(f"factors must contain one of kind 'linear' or 'relu', or none; got {self.factors!r}.")
+            raise InputError(
+                f"factors must contain one of kind 'linear' or 'relu', or none; got {quoted(self.factors)}."
+            )
         (found,) = joint_quantiles([self], wanted)
         return found
 
@@ -214,7 +216,7 @@ def increment(width: int, variance: float, activation: str = "relu") -> LogLaw:
     """
     require_int("width", width, least=1)
     if require_number("variance", variance) <= 0.0:
-        raise InputError(f"variance must be above 0 (of one weight, e.g. 2/fan_in); got {variance!r}.")
+        raise InputError(f"variance must be above 0 (of one weight, e.g. 2/fan_in); got {quoted(variance)}.")
     choose("activation", activation, ("relu", "linear"))
     return LogLaw(math.log(variance), ((Factor("relu" if activation == "relu" else "linear", width), 1),))
 

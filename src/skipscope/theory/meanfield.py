@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from skipscope.draws import weight_variance
-from skipscope.spec import Layer, Spec
+from skipscope.errors import choose, require_number
+from skipscope.spec import Activation, Layer, Spec
 from skipscope.theory import law, squares
 from skipscope.theory.law import Law, Setting
 
@@ -41,8 +43,12 @@ def chi_1(activation: str, variance: float, q: float = 1.0) -> float:
         activation: `"relu"`, `"tanh"` or `"linear"`.
         variance: n_in times the variance of a weight.
         q: mean square of what goes into the activation function; only tanh asks for it.
+
+    Raises:
+        InputError: the activation is another one, or a number is none.
     """
-    return variance * _slope(activation, q)
+    choose("activation", activation, get_args(Activation))
+    return require_number("variance", variance) * _slope(activation, require_number("q", q))
 
 
 def _kept(activation: str, q: float) -> float:

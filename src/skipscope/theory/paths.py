@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skipscope.errors import InputError, require_int, require_number
+from skipscope.errors import InputError, quoted, require_int, require_number
 
 __all__ = ["PathLengths"]
 
@@ -44,7 +44,7 @@ class PathLengths:
     def __post_init__(self) -> None:
         require_int("blocks", self.blocks, least=0)
         if require_number("square", self.square) < 0.0:
-            raise InputError(f"square must be at least 0 (a mean square, e.g. 2.0); got {self.square!r}.")
+            raise InputError(f"square must be at least 0 (a mean square, e.g. 2.0); got {quoted(self.square)}.")
 
     @property
     def share(self) -> float:
@@ -79,6 +79,6 @@ class PathLengths:
 
         wanted = np.atleast_1d(np.asarray(levels, np.float64))
         if wanted.ndim != 1 or not bool(np.all((wanted > 0.0) & (wanted < 1.0))):
-            raise InputError(f"levels must be numbers strictly between 0 and 1; got {levels!r}.")
+            raise InputError(f"levels must be numbers strictly between 0 and 1; got {quoted(levels)}.")
         found: NDArray[np.int64] = np.asarray(binom.ppf(wanted, self.blocks, self.share), np.int64)
         return found

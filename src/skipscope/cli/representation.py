@@ -1,0 +1,57 @@
+"""`skipscope representation`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from skipscope.cli import options
+from skipscope.cli.printing import Shown
+from skipscope.cli.study import study
+from skipscope.readings import Readings
+
+_OVERVIEW = ("design", "state", "site", "layers", "n", "mean", "low", "high")
+
+
+def _shown(readings: Readings) -> Shown:
+    from skipscope import separability
+
+    table = separability.depth_data(readings)
+    return Shown(
+        table=table,
+        overview=lambda: [table.select(_OVERVIEW)],
+        further=lambda: {
+            "accuracy": table,
+            "differences": separability.pairs_data(readings),
+            "dimension": separability.depth_data(readings, "effective_dimension"),
+        },
+        findings=lambda: separability.findings(readings),
+    )
+
+
+def _beside(readings: Readings) -> dict[str, dict[str, Any]]:
+    from skipscope import studies
+
+    return {"representation": {"pictures": studies.pictures(readings)}}
+
+
+@click.command()
+@options.designs("twin,residual")
+@click.option("--depth", type=int, default=8, show_default=True, help="Blocks of residual networks, layers of plain.")
+@options.width(32)
+@click.option("--data", default="digits", show_default=True, help="What is learned: digits or patterns.")
+@click.option("--order", default="after-add", show_default=True, help="before-add, after-add or pre-activation.")
+@click.option("--norm", default="batch", show_default=True, help="none, batch or layer.")
+@click.option("--steps", type=int, default=300, show_default=True, help="Steps of training.")
+@click.option("--rate", type=float, default=0.1, show_default=True, help="The learning rate.")
+@options.batch(64, "Samples a step.")
+@study("what depth has learned", title="What every depth has learned", shown=_shown, seeds=8, beside=_beside)
+def representation(*, steps: int, rate: float, batch: int, **asked: Any) -> Readings:
+    """What a linear classifier reads at every depth, untrained and trained."""
+    from dataclasses import replace
+
+    from skipscope import studies
+
+    recipe = replace(studies.REPRESENTATION_RECIPE, steps=steps, rate=rate, batch=batch)
+    return studies.representation(recipe=recipe, **asked)
