@@ -112,7 +112,7 @@ class Norm:
         if self.fixed and self.running is not None:
             return ops.fixed_norm(x, self.gamma, self.beta, *self.running)
         y, kept = NORMS[self.norm][0](x, self.gamma, self.beta)
-        if self.running is not None:
+        if self.running is not None and kept.mean is not None:
             observe(self.site, batch_mean=kept.mean, batch_variance=kept.variance)
         return y, kept
 

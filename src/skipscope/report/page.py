@@ -42,7 +42,7 @@ __all__ = [
     "render",
 ]
 
-Holds = Literal["right", "wrong", "unknown"]
+Holds = Literal["right", "wrong", "depends", "quoted", "unknown"]
 
 # ------------------------------------------------------------------------------------------------------- the values
 
@@ -167,7 +167,7 @@ def render(sections: Sequence[Section], *, title: str, command: str) -> str:
             f'<li><a href="#{_attribute(anchor)}">{_text(name)}</a></li>'
             for anchor, name in [*((s.anchor, s.title) for s in sections), ("repeat", "Repeat it")]
         ),
-        sections="\n".join(_section(section, answered=any(section is each for each in opening)) for section in sections),
+        sections="\n".join(_section(section, answered=opening is sections or section.sums_up) for section in sections),
         command=html.escape(command),
         versions=_facts(Facts(tuple(dict.fromkeys(pair for section in sections for pair in section.versions)))),
         charts=_json(
@@ -230,6 +230,8 @@ def _figure(figure: Figure, name: str) -> str:
 _BADGES: dict[Holds, tuple[str, str]] = {
     "right": ("✓", "borne out here"),
     "wrong": ("✕", "not borne out here"),
+    "depends": ("◆", "it depends"),
+    "quoted": ("”", "the paper's, not measured here"),
     "unknown": ("?", "cannot tell from here"),
 }
 

@@ -10,8 +10,12 @@ from skipscope.takeaways import answer, takeaways
 
 __all__ = ["takeaways_section"]
 
-_HOLDS: dict[str, Holds] = {"holds": "right", "does not hold": "wrong"}
-_WORDS = {"holds only if": "It depends. ", "quoted": "The paper's, not measured here. "}
+_HOLDS: dict[str, Holds] = {
+    "holds": "right",
+    "does not hold": "wrong",
+    "holds only if": "depends",
+    "quoted": "quoted",
+}
 
 
 def takeaways_section(readings: Readings, *, anchor: str = "takeaways") -> Section:
@@ -43,5 +47,4 @@ def takeaways_section(readings: Readings, *, anchor: str = "takeaways") -> Secti
 
 
 def _claim(finding: Finding) -> Claim:
-    said = f"{_WORDS.get(finding.verdict, '')}{finding.statement}"
-    return Claim(finding.rule, _HOLDS.get(finding.verdict, "unknown"), said)
+    return Claim(finding.rule, _HOLDS.get(finding.verdict, "unknown"), finding.statement)

@@ -51,14 +51,19 @@ def _trained(settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return {"dtype": "float32", **{name: value for name, value in (settings or {}).items() if name != "seeds"}}
 
 
+_FEW = {
+    "depths": (5, 10, 20),
+    "designs": ("plain", "residual", "residual, 1/sqrt(L)", "residual, layer norm"),
+}
+
 PRESETS: dict[str, tuple[Part, ...]] = {
     "demo": (
         Part("gradient flow", flow, 200),
         Part("as the notebook did it", notebook, 2000),
-        Part("depth", sweep, 200),
-        Part("shortcut and branch", highway, 100),
-        Part("singular values", jacobian, 6),
-        Part("correlation of gradients", correlation, 12),
+        Part("depth", sweep, 500),
+        Part("shortcut and branch", highway, 300),
+        Part("singular values", jacobian, 60, _FEW),
+        Part("correlation of gradients", correlation, 100, _FEW),
         Part("the identity", identity, 8, IDENTITY_DEMO),
         Part("representation", representation, 8, _trained(REPRESENTATION_DEMO)),
         Part("degradation", degradation, 8, _trained(DEGRADATION_DEMO)),
@@ -69,8 +74,8 @@ PRESETS: dict[str, tuple[Part, ...]] = {
         Part("as the notebook did it", notebook, 10000),
         Part("depth", sweep, 1000),
         Part("shortcut and branch", highway, 500),
-        Part("singular values", jacobian, 20),
-        Part("correlation of gradients", correlation, 50),
+        Part("singular values", jacobian, 50),
+        Part("correlation of gradients", correlation, 200),
         Part("the identity", identity, 8),
         Part("representation", representation, 8, _trained()),
         Part("degradation", degradation, 8, _trained()),
