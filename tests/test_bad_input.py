@@ -204,7 +204,11 @@ def test_every_verb_is_tried():
 
 # ------------------------------------------------------------------------------------------------- while it is written
 
-WRITERS = [verb for verb in cli.VERBS if any(parameter.name == "out" for parameter in verb.params)]
+WRITERS = [
+    pytest.param(verb, id=verb.name, marks=[pytest.mark.slow] if verb.name == "demo" else [])  # it runs all studies
+    for verb in cli.VERBS
+    if any(parameter.name == "out" for parameter in verb.params)
+]
 
 
 @contextmanager
@@ -227,7 +231,7 @@ def writing(verb: click.Command, files: dict[str, Path]) -> list[str]:
     return command(verb, files, out=f"new{suffix}", **seeds)
 
 
-@pytest.mark.parametrize("verb", WRITERS, ids=lambda verb: verb.name)
+@pytest.mark.parametrize("verb", WRITERS)
 def test_a_full_disk_is_one_line_and_leaves_nothing(verb: click.Command, files: dict[str, Path], here: Path):
     arguments = writing(verb, files)
 

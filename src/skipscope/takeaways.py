@@ -54,7 +54,7 @@ class _Evidence:
         """The findings of a study by one rule."""
         if study not in self._found:
             readings = self.of(study)
-            self._found[study] = [] if readings is None else _FINDERS[study](readings)
+            self._found[study] = [] if readings is None else _findings(study, readings)
         return [finding for finding in self._found[study] if finding.rule == rule]
 
     def plain(self, finding: Finding) -> bool:
@@ -69,6 +69,13 @@ class _Evidence:
     def specs(self) -> list[Spec]:
         """All networks that were measured."""
         return [Spec.from_json(text) for text in self._readings.cells["spec"].unique(maintain_order=True) if text]
+
+
+def _findings(study: str, readings: Readings) -> list[Finding]:
+    try:
+        return _FINDERS[study](readings)
+    except InputError:  # a selection of a study, which lacks what its findings are about
+        return []
 
 
 @dataclass(frozen=True)
@@ -193,12 +200,17 @@ def _summed(evidence: _Evidence) -> Judged:
         return _unknown("No junction has both shares.")
     off = float((whole["sum"] - 1).abs().max())  # type: ignore[arg-type]  # not of an empty column
     rows = pl.DataFrame({"junctions": [whole.height], "furthest from 1": [off], "allowed": [EXACT]})
-    said = (
+    parts = (
         f"At {whole.height:,} junctions (of all draws) the part of the gradient that came through the shortcut and the "
-        f"part that came through the branch sum to the whole, to {number(off, 2)} of it. It is an identity, and says "
-        "nothing yet about how large either part is."
+        "part that came through the branch"
     )
-    return ("holds" if off <= EXACT else "does not hold"), said, rows
+    if off > EXACT:
+        return "does not hold", f"{parts} miss the whole by up to {number(off, 2)} of it.", rows
+    said = (
+        f"{parts} sum to the whole, to {number(off, 2)} of it. It is an identity, and says nothing yet about how large "
+        "either part is."
+    )
+    return "holds", said, rows
 
 
 def _parameters(evidence: _Evidence) -> Judged:
@@ -212,12 +224,15 @@ def _parameters(evidence: _Evidence) -> Judged:
         schema=["weight layers", "width", "parameters", "parameters of its twin"],
         orient="row",
     )
+    if differ:
+        said = f"Of {len(pairs)} residual networks measured, {len(differ)} have other numbers of parameters than"
+        return "does not hold", f"{said} the networks that are left when their shortcuts are taken away.", rows
     said = (
         f"Each of the {len(pairs)} residual networks measured has as many parameters as the network that is left when "
         "its shortcuts are taken away. The notebook compares otherwise: it sets d plain layers against d blocks of two "
         "layers, about twice the parameters."
     )
-    return ("does not hold" if differ else "holds"), said, rows
+    return "holds", said, rows
 
 
 def _degrades(evidence: _Evidence) -> Judged:

@@ -41,10 +41,10 @@ def demo(preset: str, seeds: range, out: Path, overwrite: bool, quiet: bool, **h
     readings = Readings.concat(found)
     with printing.progress("pictures of representations", quiet):
         beside = {"representation": {"pictures": studies.pictures(readings.select(study="representation"))}}
-    out.mkdir(parents=True, exist_ok=True)
-    # The page first: by it the next demo knows that the folder may be written again.
-    outputs.write_page(readings, page, title="What skip connections do", overwrite=True, beside=beside)
-    readings.save(saved, overwrite=True)
+    with _made(out):
+        # The page first: by it the next demo knows that the folder may be written again.
+        outputs.write_page(readings, page, title="What skip connections do", overwrite=True, beside=beside)
+        readings.save(saved, overwrite=True)
     if not quiet:
         printing.print_findings(takeaways(readings))
     click.echo(f"Report: {click.format_filename(page)}\nReadings: {click.format_filename(saved)}")
