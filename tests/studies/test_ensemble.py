@@ -101,7 +101,7 @@ def test_no_cells_give_no_readings():
     # 2^23 numbers a chunk; a network has 10 matrices of width^2 and 10 layers' activations of batch * width.
     [(1, 8, 2**23 // (10 * 64 + 10 * 8)), (4096, 8, 2**23 // (10 * 64 + 10 * 4096 * 8)), (1, 917, 1)],
 )
-def test_a_chunk_of_its_own_choice_fits_the_memory_set_aside_for_it(batch: int, width: int, chunk: int, monkeypatch: pytest.MonkeyPatch):
+def test_a_chunk_of_its_own_choice_fits_its_memory(batch: int, width: int, chunk: int, monkeypatch: pytest.MonkeyPatch):
     chunks: list[int] = []
 
     right = ensemble.measure

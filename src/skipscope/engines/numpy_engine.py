@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from skipscope import draws
 from skipscope.engines.parts import Chain, Kept, Norm, Part, PlainBlock, ResidualBlock, body_of, stem_of, tail_of
-from skipscope.errors import InputError, choose, require_number, require_type
+from skipscope.errors import InputError, choose, quoted, require_number, require_type
 from skipscope.protocol import Loss, Observer, Run, Site, ignore, sites_of
 from skipscope.spec import Spec
 
@@ -292,13 +292,13 @@ def sent_back(loss: Loss, output: Array, batch: Any) -> tuple[Array, Array]:
     """
     if not callable(getattr(loss, "gradient", None)):
         raise InputError(
-            f"loss {loss!r} has no gradient(output, batch), and this engine differentiates by hand: use "
+            f"loss {quoted(loss)} has no gradient(output, batch), and this engine differentiates by hand: use "
             "skipscope.losses, or an object that is called for the loss and has such a method."
         )
     value = loss(output, batch)
     dy = np.asarray(loss.gradient(output, batch), output.dtype, order="C")
     if dy.shape != output.shape:
-        raise InputError(f"loss {loss!r} has a gradient of shape {dy.shape}; the output has {output.shape}.")
+        raise InputError(f"loss {quoted(loss)} has a gradient of shape {dy.shape}; the output has {output.shape}.")
     return value, dy
 
 

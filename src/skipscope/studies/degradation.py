@@ -33,7 +33,7 @@ from skipscope.errors import InputError, as_list, choose, require_int, require_n
 from skipscope.readings import Readings
 from skipscope.spec import Norm, Order
 from skipscope.studies.learning import Trial, learn
-from skipscope.studies.named import listed
+from skipscope.studies.named import listed, listed_depths
 from skipscope.training import Recipe
 
 __all__ = ["DEGRADATION_DEMO", "DEGRADATION_DEPTHS", "DEGRADATION_QUANTITIES", "DEGRADATION_RATES", "degradation"]
@@ -112,7 +112,7 @@ def degradation(
         InputError: a design, a depth, a norm, a rate, the data or a field makes no sense.
     """
     trials = _trials(
-        depths=[require_int("depth", depth, least=1) for depth in dict.fromkeys(as_list(depths))],
+        depths=listed_depths(depths),
         designs=listed("designs", designs, DESIGNS),
         norms=listed("norms", norms, get_args(Norm)),
         recipe=_recipe(recipe),

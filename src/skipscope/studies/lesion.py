@@ -32,7 +32,7 @@ from skipscope.data import Dataset
 from skipscope.designs import DESIGNS, design
 from skipscope.draws import stream
 from skipscope.engines.numpy_engine import NumpyNetwork
-from skipscope.errors import InputError, require_int
+from skipscope.errors import InputError, as_list, require_int
 from skipscope.probe import Measured, Plan, Recording, one_thread
 from skipscope.protocol import Run
 from skipscope.quantities import QUANTITIES
@@ -142,7 +142,7 @@ def lesion(
 
 
 def _numbers(name: str, given: Iterable[int] | None) -> tuple[int, ...] | None:
-    return None if given is None else tuple(dict.fromkeys(require_int(name, each, least=1) for each in given))
+    return None if given is None else tuple(dict.fromkeys(require_int(name, each, least=1) for each in as_list(given)))
 
 
 def _planned(blocks: int, deleted: tuple[int, ...] | None, swapped: tuple[int, ...] | None, draws: int) -> Lesions:

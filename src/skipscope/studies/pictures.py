@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from skipscope import data as datasets
 from skipscope.data import Dataset
 from skipscope.engines.numpy_engine import NumpyNetwork, build
-from skipscope.errors import InputError, require_int
+from skipscope.errors import InputError, require_int, require_type
 from skipscope.probe import one_thread
 from skipscope.readings import Readings
 from skipscope.separability import Pictures, settings_of
@@ -52,6 +52,7 @@ def pictures(readings: Readings, *, seed: int | None = None) -> tuple[Pictures, 
     Raises:
         InputError: the readings hold no trained networks of this study, or not this seed.
     """
+    require_type("readings", readings, Readings, "studies.representation() gives some")
     own = readings.cells.filter(pl.col("study") == "representation")
     if "state" not in own.columns or own.filter(pl.col("state") == "trained").is_empty():
         raise InputError("these readings hold no trained networks of study `representation`: there is nothing to draw.")
