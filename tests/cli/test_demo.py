@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -12,8 +12,26 @@ import pytest
 
 from skipscope import studies
 from skipscope.readings import Readings
+from skipscope.studies.presets import PRESETS, Part
+from skipscope.training import Recipe
+
+_STEPS: dict[str, Any] = {"recipe": Recipe(steps=5), "width": 6}
+SMALL = (
+    Part("gradient flow", studies.flow, 200, {"depth": 6, "width": 8}),
+    Part("as the notebook did it", studies.notebook, 2000, {"depths": (4, 6)}),
+    Part("shortcut and branch", studies.highway, 100, {"depth": 4, "width": 6}),
+    Part("representation", studies.representation, 8, {"data": "patterns", "depth": 2, **_STEPS}),
+)
+"""A demo of a second: enough studies for the takeaways, and pictures."""
 
 
+@pytest.fixture
+def small() -> Iterator[None]:
+    with mock.patch.dict(PRESETS, demo=SMALL):
+        yield
+
+
+@pytest.mark.usefixtures("small")
 def test_demo_into_a_new_folder_and_again(
     run: Callable[..., Any], succeeded: Callable[..., str], tree: Callable[..., Any], here: Path
 ):
@@ -22,11 +40,12 @@ def test_demo_into_a_new_folder_and_again(
     assert text.endswith("Report: new/folder/index.html\nReadings: new/folder/readings.parquet\n")
     assert sorted(tree(here / "new" / "folder")) == ["index.html", "readings.parquet"]
     measured = Readings.load(here / "new/folder/readings.parquet")
-    assert set(measured.cells["study"]) == {"flow", "notebook"}
-    assert measured.select(study="notebook").rows["seed"].n_unique() == 200
+    assert set(measured.cells["study"]) == {"flow", "notebook", "highway", "representation"}
+    for study, seeds in (("flow", 20), ("notebook", 200), ("highway", 10), ("representation", 2)):
+        assert measured.select(study=study).rows["seed"].n_unique() == seeds
     before = tree(here)
 
-    with mock.patch.object(studies, "flow", side_effect=KeyboardInterrupt) as flow:
+    with interrupted("flow") as flow:
         again = run("demo", "--seeds", "20", "--out", "new/folder")
 
     flow.assert_called_once()  # the folder is our own, and may be written again
@@ -34,8 +53,70 @@ def test_demo_into_a_new_folder_and_again(
     assert tree(here) == before
 
 
+@pytest.mark.usefixtures("small")
+def test_demo_says_what_skip_connections_do(succeeded: Callable[..., str], here: Path):
+    text = succeeded("demo", "--seeds", "20", "--seed", "5", "--out", "report")
+
+    assert "Shortcuts add no parameters: holds" in text.replace("the notebook's takeaway: ", "")
+    assert "This needs the study degradation" in text
+    page = (here / "report" / "index.html").read_text()
+    assert "What do skip connections do?" in page
+    assert "Principal components" in page or "components" in page  # pictures stand beside the readings
+    assert Readings.load(here / "report/readings.parquet").select(study="flow").rows["seed"].min() == 5
+
+
+@pytest.mark.usefixtures("small")
+def test_quiet_prints_where_alone(succeeded: Callable[..., str], here: Path):
+    text = succeeded("demo", "--seeds", "2", "--quiet", "--out", "report")
+
+    assert text == "Report: report/index.html\nReadings: report/readings.parquet\n"
+
+
+def test_the_preset_chooses_the_studies(run: Callable[..., Any], here: Path):
+    with interrupted("flow", preset="full") as full, nothing_is_measured():
+        result = run("demo", "--preset", "full")
+
+    full.assert_called_once()
+    assert result.code == 130
+
+
+@pytest.mark.slow  # all studies, trained ones too
+def test_the_whole_demo_of_few_seeds(succeeded: Callable[..., str], here: Path):
+    succeeded("demo", "--seeds", "20")
+
+    measured = Readings.load(here / "skipscope-report/readings.parquet")
+    assert set(measured.cells["study"]) == {part.study.__name__ for part in PRESETS["demo"]}
+    page = (here / "skipscope-report/index.html").read_text()
+    assert page.count("<section id=") == len(PRESETS["demo"]) + 2  # the takeaways, and how to repeat it
+
+
+def replaced(study: str, effect: Any, preset: str) -> tuple[Any, mock.Mock]:
+    """A preset of which one study does something else."""
+    fake = mock.Mock(side_effect=effect)
+    parts = tuple(
+        Part(part.about, fake if part.study.__name__ == study else part.study, part.seeds, part.settings)
+        for part in (SMALL if preset == "demo" else PRESETS[preset])
+    )
+    return mock.patch.dict(PRESETS, {preset: parts}), fake
+
+
+class interrupted:  # noqa: N801 - reads as a function
+    """While it lasts, a study of a preset is interrupted."""
+
+    def __init__(self, study: str, preset: str = "demo") -> None:
+        self._patch, self._fake = replaced(study, KeyboardInterrupt, preset)
+
+    def __enter__(self) -> mock.Mock:
+        self._patch.__enter__()
+        return self._fake
+
+    def __exit__(self, *raised: Any) -> None:
+        self._patch.__exit__(*raised)
+
+
 def nothing_is_measured() -> Any:
-    return mock.patch.object(studies, "flow", side_effect=AssertionError("the folder was not checked first"))
+    patch, _ = replaced("flow", AssertionError("this was not checked first"), "demo")
+    return patch
 
 
 def test_demo_keeps_out_of_a_folder_of_others(refused: Callable[..., str], tree: Callable[..., Any], here: Path):
@@ -77,18 +158,46 @@ def test_demo_in_a_read_only_place(refused: Callable[..., str]):
         assert "cannot be the demo's folder" in refused("demo", "--out", "/proc/skipscope-report")
 
 
-def test_demo_that_is_refused_leaves_no_folder(refused: Callable[..., str], tree: Callable[..., Any], here: Path):
-    refused("demo", "--seeds", "0")
-    refused("demo", "--seeds", "2", "--dtype", "float16", "--out", "a/b/c")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "0"], "--seeds must be at least 1"),
+        (["--preset", "ful"], "preset must be one of 'demo', 'full'; got 'ful'. Did you mean 'full'?"),
+        # The first study has 200 seeds and could be measured, the second 2000.
+        (["--seed", str(2**63 - 1000)], f"--seed {2**63 - 1000} with --seeds 200 goes beyond 2^63"),
+        (["--seeds", str(2**63)], "goes beyond 2^63"),  # a range longer than Python can say
+    ],
+)
+def test_demo_refuses_before_the_first_study(
+    refused: Callable[..., str], tree: Callable[..., Any], here: Path, arguments: list[str], message: str
+):
+    with nothing_is_measured():
+        assert message in refused("demo", *arguments, "--out", "a/b/c")
 
     assert tree(here) == {}
 
 
-@pytest.mark.parametrize("when", ["flow", "notebook"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dtype", "float16"], "dtype must be one of 'float32', 'float64'; got 'float16'"),
+        (["--jobs", "0"], "jobs must be at least 1"),
+        (["--seeds", "1" + "0" * 15], "this is too large"),
+        (["--jobs", "1000000"], "this is too large"),
+    ],
+)
+def test_the_first_study_refuses_for_all(
+    refused: Callable[..., str], tree: Callable[..., Any], here: Path, arguments: list[str], message: str
+):
+    assert message in refused("demo", *arguments, "--out", "a/b/c")
+    assert tree(here) == {}
+
+
+@pytest.mark.parametrize("when", ["flow", "representation"])
 def test_demo_that_is_interrupted_leaves_no_folder(
     run: Callable[..., Any], tree: Callable[..., Any], here: Path, when: str
 ):
-    with mock.patch.object(studies, when, side_effect=KeyboardInterrupt):
+    with interrupted(when):
         result = run("demo", "--seeds", "2", "--out", "a/b")
 
     assert result.code == 130

@@ -35,7 +35,8 @@ def test_a_preset_has_all_that_is_reported_and_judged(name: str):
 def test_full_is_the_demo_at_full_size():
     demo, full = PRESETS["demo"], PRESETS["full"]
     assert [(part.about, part.study) for part in demo] == [(part.about, part.study) for part in full]
-    assert all(small.seeds <= large.seeds for small, large in zip(demo, full, strict=True))
+    for small, large in zip(demo, full, strict=True):  # a demo that does less of each seed may take more of them
+        assert small.seeds <= large.seeds or set(small.settings) - {"dtype"}
     for part in full:  # the studies' own sizes
         assert set(part.settings) <= {"dtype"}
 

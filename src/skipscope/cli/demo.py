@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ def demo(preset: str, seeds: range, out: Path, overwrite: bool, quiet: bool, **h
     from skipscope.takeaways import takeaways
 
     parts = PRESETS[choose("preset", preset, PRESETS)]
+    _check_seeds(seeds, [part.own(seeds, whole=SEEDS) for part in parts])
     page, saved = _files(out, overwrite)
     found = []
     for part in parts:
@@ -48,6 +49,15 @@ def demo(preset: str, seeds: range, out: Path, overwrite: bool, quiet: bool, **h
     if not quiet:
         printing.print_findings(takeaways(readings))
     click.echo(f"Report: {click.format_filename(page)}\nReadings: {click.format_filename(saved)}")
+
+
+def _check_seeds(seeds: range, own: Sequence[range]) -> None:
+    """Refuse at once what a study would refuse only after those before it: some have more seeds than were asked for."""
+    if max(each.stop for each in own) > 2**63:
+        raise InputError(
+            f"--seed {seeds.start} with --seeds {seeds.stop - seeds.start} goes beyond 2^63 in the studies that take "
+            "more seeds: give smaller numbers."
+        )
 
 
 def _files(out: Path, overwrite: bool) -> tuple[Path, Path]:

@@ -40,10 +40,14 @@ class Part:
     seeds: int
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    def own(self, seeds: range, *, whole: int) -> range:
+        """Its seeds, from the first of the seeds on: as many of its own as `seeds` are of `whole`, but two at least."""
+        asked = seeds.stop - seeds.start  # the length of a range longer than Python can say
+        return range(seeds.start, seeds.start + max(2, round(self.seeds * asked / whole)))
+
     def run(self, *, seeds: range, whole: int, **how: Any) -> Readings:
-        """The readings, from the first of the seeds on: as many of the study's own as `seeds` are of `whole`."""
-        count = max(2, round(self.seeds * len(seeds) / whole))
-        return self.study(seeds=range(seeds.start, seeds.start + count), **{**how, **self.settings})
+        """The readings of its own seeds; its settings go before `how`."""
+        return self.study(seeds=self.own(seeds, whole=whole), **{**how, **self.settings})
 
 
 def _trained(settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
