@@ -38,6 +38,14 @@ CONSOLE = [
 ]
 
 
+def shown(*, demo: bool) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The commands of every page: the demos, which take a minute, or all others."""
+    found = [
+        (name, [pair for pair in pairs if pair[0].startswith("skipscope demo") == demo]) for name, pairs in CONSOLE
+    ]
+    return [(name, pairs) for name, pairs in found if pairs]
+
+
 def words(text: str) -> list[str]:
     """Output apart from white space, which depends on the width of the terminal."""
     return text.split()
@@ -57,16 +65,27 @@ def test_python_session(name: str, text: str, tmp_path: Path, monkeypatch: pytes
     assert result.failed == 0, "".join(failures)
 
 
-@pytest.mark.parametrize(("name", "pairs"), [each for each in CONSOLE if each[1]], ids=lambda each: str(each)[:20])
+@pytest.mark.parametrize(("name", "pairs"), shown(demo=False), ids=lambda each: str(each)[:20])
 def test_console(name: str, pairs: list[tuple[str, str]], tmp_path: Path):
-    for command, shown in pairs:
+    check(name, pairs, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "pairs"), shown(demo=True), ids=lambda each: str(each)[:20])
+def test_console_demo(name: str, pairs: list[tuple[str, str]], tmp_path: Path):
+    check(name, pairs, tmp_path)
+
+
+def check(name: str, pairs: list[tuple[str, str]], tmp_path: Path) -> None:
+    """Run the commands of a page and compare what they print with what it shows."""
+    for command, expected in pairs:
         arguments = shlex.split(command, comments=True)[1:]
         done = subprocess.run(
             [sys.executable, "-m", "skipscope", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=280
         )
         assert done.returncode == 0, f"{name}: $ {command}\n{done.stderr}"
-        if shown.strip():
-            assert words(done.stdout) == words(shown), f"{name}: $ {command}\n{done.stdout}"
+        if expected.strip():
+            assert words(done.stdout) == words(expected), f"{name}: $ {command}\n{done.stdout}"
 
 
 def test_readme_shows_commands_and_sessions():

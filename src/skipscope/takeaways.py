@@ -51,11 +51,11 @@ class _Evidence:
         return self._readings.select(cell=mine.to_list()) if len(mine) else None
 
     def found(self, study: str, rule: str) -> list[Finding]:
-        """The findings of a study by one rule."""
+        """The findings of a study by one rule, in an order that does not change when readings are saved and loaded."""
         if study not in self._found:
             readings = self.of(study)
             self._found[study] = [] if readings is None else _findings(study, readings)
-        return [finding for finding in self._found[study] if finding.rule == rule]
+        return sorted((found for found in self._found[study] if found.rule == rule), key=lambda found: found.cell)
 
     def plain(self, finding: Finding) -> bool:
         """Whether a finding is about networks without shortcuts."""

@@ -39,7 +39,7 @@ STUDY = f"{SEEDS} --out --report --overwrite {RESULT}"
 LAYERS = "--init --activation --output --bias"
 DENSE = f"--width --features --order --norm {LAYERS} --shortcut-gain --branch-gain --cotangent --batch"
 OPTIONS = {
-    "demo": f"{SEEDS} --out --overwrite --quiet",
+    "demo": f"--preset {SEEDS} --out --overwrite --quiet",
     "flow": f"--design --depth {DENSE} {STUDY}",
     "sweep": f"--depths --design {DENSE} --sites --folder {STUDY}",
     "highway": f"--depth --width --features --design --order --gain --norm {LAYERS} --cotangent --batch {STUDY}",

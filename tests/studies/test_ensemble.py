@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from skipscope import QUANTITIES, InputError, Spec, build, probe
 from skipscope.probe import Measured
+from skipscope.quantities import Quantity
 from skipscope.readings import Readings
 from skipscope.studies import ensemble
 from skipscope.studies.ensemble import Cell, measure, run
@@ -90,6 +93,61 @@ def test_progress_is_told_after_every_chunk():
 def test_seeds_may_be_one_or_an_iterator():
     assert run(CELLS, [3]).rows["seed"].unique().to_list() == [3]
     assert run(iter(CELLS), iter([4, 2])).rows["seed"].unique().sort().to_list() == [2, 4]
+
+
+def test_seeds_may_be_an_array():
+    assert run(CELLS, np.arange(2)).equals(run(CELLS, range(2)))
+
+
+def test_a_cell_that_is_given_twice_is_measured_once(tmp_path: Path):
+    told: list[tuple[int, int]] = []
+    once = run(CELLS, range(3))
+
+    assert run([*CELLS, *CELLS], range(3), progress=lambda done, total: told.append((done, total))).equals(once)
+    assert told[-1] == (6, 6)
+    assert run([*CELLS, *CELLS], range(3), folder=tmp_path / "run").equals(once)
+
+
+def test_cells_of_every_kind_measured_together_are_probes():
+    """Other designs, depths, batches, cotangents, precisions, quantities and sites share a draw and a pass."""
+    mine = {
+        "mine": Quantity(
+            formula=lambda view: view["weight_grad"].norm,
+            needs={"weight_grad": ()},
+            where=lambda site: site.kind == "layer",
+            symbol="|dW|",
+            about="",
+            unit="",
+        )
+    }
+    asked: list[dict[str, Any]] = [
+        {},
+        {"quantities": mine, "sites": ("head", "*layer1"), "cotangent": "ones"},
+        {"quantities": QUANTITIES | mine, "batch": 4},
+    ]
+    shapes: list[dict[str, Any]] = [
+        {},
+        {"shortcut": "none"},
+        {"branch_gain": "1/sqrt(L)", "order": "pre-activation"},
+        {"dtype": "float32", "norm": "layer", "bias": True},
+    ]
+    cells = [
+        Cell(spec=Spec.dense(width=5, features=4, blocks=blocks, **shape), factors={"design": str(place)}, **each)
+        for blocks in (2, 5)
+        for shape in shapes
+        for place, each in enumerate(asked)
+    ]
+
+    for cell, measured in zip(cells, measure(cells, (3, 1)), strict=True):
+        probed = probe(
+            build(cell.spec, seed=[3, 1]),
+            cell.batch,
+            cotangent=cell.cotangent,
+            quantities=cell.quantities,
+            sites=cell.sites,
+            factors=cell.factors,
+        )
+        assert measured.readings().equals(probed)
 
 
 def test_no_cells_give_no_readings():

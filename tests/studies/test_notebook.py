@@ -294,7 +294,7 @@ def test_progress_is_told():
     [
         ({"seeds": []}, "seeds is empty"),
         ({"depths": [1]}, "depth must be at least 2; got 1"),
-        ({"depths": [UNKNOWN]}, "depth must be a whole number"),
+        ({"depths": [UNKNOWN]}, "depths must be a whole number"),
         ({"dtype": "float16"}, "dtype must be one of"),
         ({"chunk": 0}, "chunk must be at least 1"),
         ({"jobs": 0}, "jobs must be at least 1"),

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from skipscope import Readings, report, studies
+from skipscope import report, studies
 from skipscope.studies.presets import PRESETS, Part
-from skipscope.takeaways import takeaways
 
 PARTS = [pytest.param(part, id=f"{name}, {part.about}") for name, parts in PRESETS.items() for part in parts]
 HOW: dict[str, Any] = {"dtype": "float64", "jobs": 1, "progress": None}
@@ -83,13 +82,3 @@ def test_settings_go_before_what_the_command_line_says():
     part = Part("something", studies.flow, 4, {"dtype": "float32", "depth": 7})
     call = asked(part, seeds=range(200), whole=200, **HOW)
     assert call == {"seeds": range(4), "dtype": "float32", "depth": 7, "jobs": 1, "progress": None}
-
-
-@pytest.mark.slow  # all studies, trained ones too
-def test_a_demo_of_few_seeds_is_judged():
-    readings = Readings.concat(part.run(seeds=range(20), whole=200, **HOW) for part in PRESETS["demo"])
-
-    assert set(readings.cells["study"]) == {part.study.__name__ for part in PRESETS["demo"]}
-    assert readings.select(study="notebook").rows["seed"].n_unique() == 200
-    found = takeaways(readings)
-    assert not [each for each in found if "This needs the study" in each.statement]

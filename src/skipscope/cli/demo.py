@@ -55,7 +55,7 @@ def _check_seeds(seeds: range, own: Sequence[range]) -> None:
     """Refuse at once what a study would refuse only after those before it: some have more seeds than were asked for."""
     if max(each.stop for each in own) > 2**63:
         raise InputError(
-            f"--seed {seeds.start} with --seeds {seeds.stop - seeds.start} goes beyond 2^63 in the studies that take "
+            f"--seed {seeds.start} with --seeds {len(seeds)} goes beyond 2^63 in the studies that take "
             "more seeds: give smaller numbers."
         )
 

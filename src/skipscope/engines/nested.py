@@ -49,7 +49,7 @@ def run_nested(
 
     Args:
         networks: as `build_all` makes them from specs each of which nests in the one before (see `nested`): the deepest
-            first.
+            first; unedited, as their gains are taken from the specs.
         batch: as for `NumpyNetwork.run`, the same for all of them.
         losses: one a network.
         observers: one a network.

@@ -111,12 +111,16 @@ def _verdict(row: dict[str, Any]) -> tuple[str, str]:
         worth = f", which by energy are worth {number(row['effective'], 2)}" if row["estimate"] == "pooled" else ""
         return "cannot tell", f"{said} It rests on {draws}{worth}; a verdict needs {SEEDS}."
     verdict = _compared_typical(row) if row["estimate"] == "typical" else _compared_pooled(row)
-    return verdict, f"{said} {_why(row)}".rstrip() if verdict == "law does not hold" else said
+    return verdict, f"{said} {_why(row, verdict)}".rstrip()
 
 
-def _why(row: dict[str, Any]) -> str:
+def _why(row: dict[str, Any], verdict: str) -> str:
+    """Why the law fails; or that it should, where these draws do not show it."""
     if row["refusal"]:
-        return f"The law is not expected to hold: {_lower(row['refusal'])}"
+        shown = "" if verdict == "law does not hold" else ", though these draws do not show it beyond the threshold"
+        return f"The law is not expected to hold{shown}: {_lower(row['refusal'])}"
+    if verdict != "law does not hold":
+        return ""
     if row["estimate"] == "typical":
         return "The law is an average by energy over draws; at a finite width the paths of one draw interfere."
     return ""

@@ -31,6 +31,7 @@ from skipscope import draws
 from skipscope.engines.numpy_engine import NumpyNetwork, build
 from skipscope.errors import InputError, as_list, choose, quoted, require_int, require_number
 from skipscope.losses import Cotangent
+from skipscope.probe import one_thread
 from skipscope.protocol import sites_of
 from skipscope.quantities import Quantity
 from skipscope.readings import Readings
@@ -211,9 +212,7 @@ def measure(cell: CorrelationCell, seeds: tuple[int, ...]) -> Readings:
     for name in cell.sites or ():
         choose("site", name, sites)
     chosen = [site for site in sites if cell.sites is None or site in cell.sites]
-    from threadpoolctl import threadpool_limits  # not at import, which `skipscope --help` pays for
-
-    with threadpool_limits(limits=1, user_api="blas"):  # the same bits on every machine
+    with one_thread():
         pairs = _pairs(network, batch, v, chosen)
     told = {"data": f"gaussian, {cell.factors['inputs']}", "cotangent": "gaussian, the same twice", "batch": cell.batch}
     return tabulated(network, batch, CORRELATION_QUANTITIES, pairs, factors={**told, **cell.factors})

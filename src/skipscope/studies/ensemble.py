@@ -188,10 +188,10 @@ def run(
         InputError: a seed, the chunk or the jobs make no sense, the folder holds something else, or all of it together
             is more than memory can hold.
     """
-    listed = list(cells)
+    listed = list({id(cell): cell for cell in cells}.values())  # one that is given twice is measured once
     require_jobs(jobs)
     require_room(listed, seeds=count(seeds), jobs=jobs, numbers=_numbers, readings=_readings, kept=keep is None)
-    if hasattr(seeds, "__index__"):
+    if hasattr(seeds, "__index__") and not draws.are_several(seeds):  # arrays have it too
         told = quoted(seeds)
         raise InputError(f"seeds must be a list of seeds, e.g. range({told}), or [{told}] for one; got {told}.")
     known = draws.require_seeds(seeds)

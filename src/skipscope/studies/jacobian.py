@@ -21,6 +21,7 @@ from skipscope import draws
 from skipscope.engines.jacobian import Linear, largest_singular_value, linearise, singular_values
 from skipscope.engines.numpy_engine import NumpyNetwork, build
 from skipscope.errors import InputError, quoted, require_int
+from skipscope.probe import one_thread
 from skipscope.protocol import Site
 from skipscope.quantities import Quantity
 from skipscope.readings import Readings
@@ -318,9 +319,7 @@ def of_network(
     """
     if part == "body" and not network.spec.body:
         raise InputError("part='body' needs a network with blocks: ask for part='network', or for more depth.")
-    from threadpoolctl import threadpool_limits  # not at import, which `skipscope --help` pays for
-
-    with threadpool_limits(limits=1, user_api="blas"):  # the same bits on every machine
+    with one_thread():
         whole = linearise(network, batch, sample=sample)
         overall = _spectrum(whole if part == "network" else whole.at(part))
         spectra = {block.site: _spectrum(whole.at(block.site)) for block in network.spec.body if blocks}

@@ -42,8 +42,7 @@ class Part:
 
     def own(self, seeds: range, *, whole: int) -> range:
         """Its seeds, from the first of the seeds on: as many of its own as `seeds` are of `whole`, but two at least."""
-        asked = seeds.stop - seeds.start  # the length of a range longer than Python can say
-        return range(seeds.start, seeds.start + max(2, round(self.seeds * asked / whole)))
+        return range(seeds.start, seeds.start + max(2, round(self.seeds * len(seeds) / whole)))
 
     def run(self, *, seeds: range, whole: int, **how: Any) -> Readings:
         """The readings of its own seeds; its settings go before `how`."""
