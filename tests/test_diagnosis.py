@@ -512,7 +512,7 @@ def test_every_finding_has_what_it_rests_on():
 
 
 def test_rules_say_what_they_ask():
-    assert [rule.name for rule in RULES] == ["signal and gradient", "dead units", "non-finite"]
+    assert [rule.name for rule in RULES] == ["signal and gradient", "dead units", "non-finite", "unreached"]
     assert all(rule.about.endswith("?") for rule in RULES)
 
 

@@ -42,5 +42,13 @@ def test_the_command_line_answers_without_heavy_imports(arguments: list[str]):
     assert not packages & {"altair", "pandas", "scipy", "sklearn", "torch"}
 
 
+def test_a_probe_of_numpy_networks_does_not_look_for_torch():
+    code = (
+        "import skipscope; n = skipscope.build(skipscope.Spec.dense(width=4, blocks=2), seed=0); skipscope.probe(n, 2)"
+    )
+
+    assert "torch" not in imported(code)
+
+
 def test_the_check_can_fail():
     assert imported("import skipscope; import scipy.special") & HEAVY == {"scipy"}

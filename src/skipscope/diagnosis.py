@@ -145,9 +145,16 @@ class _Cell:
             row["cotangent"], f", {row['cotangent']}"
         )
         edit = f", edited ({row['edit']})" if row["edit"] else ""
+        if self.own:
+            return f"the model {row['design']} ({row['depth']} weight layers{sent}{edit})"
         if row["design"]:
             return f"the {row['design']} design at depth {row['depth']}, width {row['width']}{sent}{edit}"
         return f"the network of {row['depth']} layers, width {row['width']}{sent}{edit}"
+
+    @property
+    def own(self) -> bool:
+        """Whether it is a model of somebody's own, which no spec describes: its class stands for the design."""
+        return not self.factors["spec"] and "torch" in self.readings.meta
 
     @property
     def gated(self) -> bool:
@@ -222,6 +229,12 @@ def _signal(cell: _Cell) -> Iterator[Finding]:
 
 def _nothing_enters(cell: _Cell, what: str) -> Judgement | None:
     """Where a direction has no growth in any draw: dead, if it was looked for and the signal did not overflow."""
+    if cell.own:
+        said = (
+            f"How the {what} changes over the body of {cell.subject} is not known: no blocks were found in it, or the "
+            f"{what} does not reach an end of them."
+        )
+        return "cannot tell", said, cell.of("activation_rms" if what == "signal" else "activation_grad_norm")
     looked = not cell.of("activation_grad_nonfinite", "weight_grad_first_last", "backward_gain").is_empty()
     signal = cell.of("forward_growth")
     if what != "gradient" or not looked or signal.is_empty() or not signal["value"].is_finite().all():
@@ -344,11 +357,17 @@ def _judge_network(cell: _Cell, quantity: str, what: str, alive: pl.DataFrame) -
         verdict = "vanishing"
     elif low > 1 / FACTOR and high < FACTOR:
         verdict = "healthy"
-    said = (
-        f"In this one network (seed {alive['seed'][0]}) the {what} changes by a factor of {number(centre)} over "
-        f"{cell.blocks} blocks (95 % interval over its {cell.factors['batch']} samples {number(low)} to {number(high)}"
-        f"). That says nothing about other draws of the design: measure {SEEDS} seeds for that."
+    change = (
+        f"the {what} changes by a factor of {number(centre)} over {cell.blocks} blocks (95 % interval over its "
+        f"{cell.factors['batch']} samples {number(low)} to {number(high)})"
     )
+    if cell.own:
+        said = f"In {cell.subject} {change}. That is of this model as it is now, and not of other draws of its weights."
+    else:
+        said = (
+            f"In this one network (seed {alive['seed'][0]}) {change}. That says nothing about other draws of the "
+            f"design: measure {SEEDS} seeds for that."
+        )
     return verdict, said, pl.concat([alive, bounds])
 
 
@@ -464,8 +483,38 @@ def _nonfinite(cell: _Cell) -> Iterator[Finding]:
     )
 
 
+# ---------------------------------------------------------------------------------------------------- not trained
+
+
+def _unreached(cell: _Cell) -> Iterator[Finding]:
+    """Layers whose parameters get no gradient, though they are there to be trained: not called, or cut off."""
+    sites = cell.readings.sites.filter(pl.col("cell") == cell.cell, pl.col("kind") == "layer", pl.col("tied_to") == "")
+    got = cell.of("weight_grad_norm").select("site")
+    idle = sites.filter(pl.col("status").is_in(["no gradient", "not executed"])).join(got, on="site", how="anti")
+    if idle.is_empty() or cell.of("gradient_norm").is_empty():  # without a backward pass nothing is cut off
+        return
+    names = idle["site"].to_list()
+    listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    called = idle.filter(pl.col("status") == "no gradient").height
+    yield Finding(
+        rule="unreached",
+        cell=cell.cell,
+        subject=cell.subject,
+        verdict="dead",
+        statement=(
+            f"No gradient reaches the parameters of {len(names)} layers of {cell.subject}: {listed}. {called} of them "
+            f"were called, and are cut off from the loss (detach, no_grad, an output that it does not use); "
+            f"{len(names) - called} were not called."
+        ),
+        evidence=idle.select("site", "name", "status"),
+        threshold="any layer with parameters that require a gradient and get none",
+        source="definition",
+    )
+
+
 RULES: tuple[Rule, ...] = (
     Rule("signal and gradient", "does the norm decay, grow or spread from one end of the body to the other?", _signal),
     Rule("dead units", "are units of a ReLU layer never positive?", _dead),
     Rule("non-finite", "where does nan or inf first appear?", _nonfinite),
+    Rule("unreached", "are there layers to be trained that no gradient reaches?", _unreached),
 )

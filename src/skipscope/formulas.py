@@ -108,12 +108,17 @@ def _masked(values: NDArray[np.float64], undefined: NDArray[np.bool_]) -> Values
 
 def forward_gain(view: View) -> Values:
     """|a|/|x|, against the network's input."""
-    return norm_ratio(view["activation"], view.input["activation"])
+    return _against(view["activation"], view.input.get("activation"))
 
 
 def backward_gain(view: View) -> Values:
     """|dL/da|/|dL/dy|, against its output."""
-    return norm_ratio(view["activation_grad"], view.output["activation_grad"])
+    return _against(view["activation_grad"], view.output.get("activation_grad"))
+
+
+def _against(a: Moments, end: Moments | None) -> Values:
+    """|a|/|end|, undefined where the end of the network was not seen: a model of tokens has no input to compare to."""
+    return _masked(np.zeros_like(a.sumsq), np.ones(a.sumsq.shape, bool)) if end is None else norm_ratio(a, end)
 
 
 def norm_ratio(a: Moments, b: Moments) -> Values:
@@ -229,12 +234,10 @@ def growth_bound(role: str, first: End, last: End, sign: int) -> Callable[[Profi
 
     def formula(profile: Profile) -> Values:
         c, a = profile.end(first, role), profile.end(last, role)
-        if c is None or a is None or c.rows < 2:
+        if c is None or a is None or c.rows < 2 or a.rows != c.rows or a.samples is None or c.samples is None:
             return _undefined(profile)
         from scipy.special import stdtrit  # imported here because a probe without a batch needs no SciPy
 
-        assert a.samples is not None
-        assert c.samples is not None
         b = a.samples.shape[1]
         rest = np.log(_without_each(a.samples)) - np.log(_without_each(c.samples))
         spread = rest - rest.mean(axis=1, keepdims=True)

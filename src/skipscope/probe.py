@@ -14,7 +14,7 @@ import hashlib
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -34,16 +34,27 @@ from skipscope.quantities import QUANTITIES, Profile, Quantity, View
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 
-__all__ = ["Measured", "Plan", "Recording", "measure", "one_thread", "probe", "uncollected"]
+__all__ = [
+    "Measured",
+    "Plan",
+    "Recording",
+    "cell_of",
+    "digest_of",
+    "evaluated",
+    "measure",
+    "one_thread",
+    "probe",
+    "uncollected",
+]
 
 Values = NDArray[np.float64]
 
 
 def probe(
-    network: Network,
+    network: Any,
     batch: Any = 64,
     *,
-    loss: Loss | None = None,
+    loss: Loss | Callable[[Any, Any], Any] | None = None,
     cotangent: CotangentKind = "gaussian",
     seed: int | None = None,
     quantities: Mapping[str, Quantity] = QUANTITIES,
@@ -53,10 +64,13 @@ def probe(
     """Measure a network, layer by layer, in one forward and one backward pass.
 
     Args:
-        network: what to measure, e.g. from `skipscope.build`; an ensemble is measured network by network.
+        network: what to measure, e.g. from `skipscope.build`; an ensemble is measured network by network. Or a model
+            of one's own, a `torch.nn.Module` (see `skipscope.torch.scope` for how a batch is handed to it): it is given
+            back as it was, `.grad` included.
         batch: how many Gaussian samples to draw (every network draws its own, from its seed), or the inputs, of shape
-            (b, n) or (s, b, n), or a tuple of inputs and targets for the loss.
-        loss: whose gradient is sent back, e.g. `skipscope.losses.CrossEntropy()`; without one, `cotangent` is.
+            (b, n) or (s, b, n), or a tuple of inputs and targets for the loss. Of a module always what it is to see.
+        loss: whose gradient is sent back, e.g. `skipscope.losses.CrossEntropy()`; without one, `cotangent` is. Of a
+            module any `loss(output, batch)` that gives a scalar; without one its own, `output.loss`, if it has that.
         cotangent: the output gradient of a probe without a loss: `"gaussian"` or, as in the notebook, `"ones"`.
         seed: draws the Gaussian samples and cotangent in place of the networks' own seeds: then all see the same.
         quantities: what to measure, e.g. `QUANTITIES | {"mine": Quantity(...)}`.
@@ -74,18 +88,31 @@ def probe(
             "quantities must map names to Quantity, e.g. {'dead': QUANTITIES['dead']}; got "
             f"{type(quantities).__name__}."
         )
+    if _is_module(network):
+        from skipscope.torch import scope  # torch is there, else there were no such model
+
+        for name, quantity in quantities.items():
+            _require_quantity(name, quantity)
+        told = _factors(factors or {})
+        return scope.measure(network, batch, loss, seed, quantities=quantities, sites=sites, factors=told).readings()
     if not callable(getattr(network, "run", None)):
         raise InputError(f"network must be a network, e.g. of skipscope.build(spec, seed=0); got {quoted(network)}.")
     for name, quantity in quantities.items():
         _require_quantity(name, quantity)
     given, data = _batch(network, batch, seed)
     with one_thread(), uncollected():
-        sent = loss if loss is not None else _cotangent(network, given, cotangent, seed)
+        sent: Any = loss if loss is not None else _cotangent(network, given, cotangent, seed)
         sent_back = _seeded(cotangent, seed) if loss is None else _name(loss)
         given_too = {} if factors is None else _factors(factors)
         told = {"data": data, "cotangent": sent_back, **given_too}
         measured = measure(network, given, sent, quantities=quantities, sites=sites, factors=told)
     return measured.readings()
+
+
+def _is_module(network: object) -> bool:
+    """Whether it is a model of PyTorch, which is not imported to find out."""
+    module = getattr(getattr(sys.modules.get("torch"), "nn", None), "Module", None)
+    return module is not None and isinstance(network, module)
 
 
 @contextmanager
@@ -126,15 +153,20 @@ class Measured:
         cell: the row of the table of cells.
         sites: the sites that are reported.
         seeds: the seeds along the axis of every value.
-        values: (site, quantity) -> values of shape (s,), masked where undefined.
+        values: (site, quantity), or (site, quantity, call) of a site that is run again, -> values of shape (s,), masked
+            where undefined.
         step: of training, where the network was measured after so many.
+        statuses: of sites of which it is not said by whether they have a value.
+        notes: what else there is to say, for `Readings.meta`.
     """
 
     cell: Mapping[str, Any]
     sites: Sequence[Site]
     seeds: tuple[int, ...]
-    values: Mapping[tuple[str, str], Any]
+    values: Mapping[tuple[Any, ...], Any]
     step: int = 0
+    statuses: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def readings(self) -> Readings:
         """The table."""
@@ -164,7 +196,8 @@ class Measured:
         """The same cell over the seeds of all parts."""
         first = parts[0]
         values = {key: _joined([part.values[key] for part in parts]) for key in first.values}
-        return cls(first.cell, first.sites, tuple(seed for part in parts for seed in part.seeds), values, first.step)
+        seeds = tuple(seed for part in parts for seed in part.seeds)
+        return dataclasses.replace(first, seeds=seeds, values=values)
 
 
 def _alike(one: Measured, other: Measured) -> bool:
@@ -296,26 +329,42 @@ class _Recorder:
 
     def values(self, facts: Mapping[str, Any], networks: int) -> dict[tuple[str, str], Any]:
         """(site, quantity) -> values of shape (s,), masked where undefined."""
-        plan = self.plan
-        first, last = self.moments[plan.sites[0].site], self.moments[plan.last.site]
-        views = [
-            View(site, self.moments[site.site], self.dots[site.site], first, last)
-            for site in plan.sites
-            if site.kind != "network"
-        ]
-        found: dict[tuple[str, str], Any] = {}
-        reported = {site.site for site in plan.chosen}
-        with np.errstate(all="ignore"):
-            for name, quantity in plan.quantities.items():
-                if quantity.scope == "network":
-                    if "network" in reported:
-                        found["network", name] = quantity.formula(Profile(views, facts, networks))
-                    continue
-                for view in views:
-                    here = view.site.site in reported and quantity.where(view.site)
-                    if here and all(role in view.roles for role in quantity.needs):
-                        found[view.site.site, name] = quantity.formula(view)
-        return found
+        return evaluated(self.plan, self.moments, self.dots, facts, networks)
+
+
+def evaluated(
+    plan: Plan,
+    moments: Mapping[str, Mapping[str, Moments]],
+    dots: Mapping[str, Mapping[tuple[str, str], Dot]],
+    facts: Mapping[str, Any],
+    networks: int,
+) -> dict[tuple[str, str], Any]:
+    """What the formulas make of what was summed: (site, quantity) -> values of shape (s,), masked where undefined."""
+    first, last = moments.get(plan.sites[0].site, {}), moments.get(plan.last.site, {})
+    views = [
+        View(site, moments.get(site.site, {}), dots.get(site.site, {}), first, last)
+        for site in plan.sites
+        if site.kind != "network"
+    ]
+    found: dict[tuple[str, str], Any] = {}
+    reported = {site.site for site in plan.chosen}
+    with np.errstate(all="ignore"):
+        for name, quantity in plan.quantities.items():
+            if quantity.scope == "network":
+                if "network" in reported:
+                    found["network", name] = quantity.formula(Profile(views, facts, networks))
+                continue
+            for view in views:
+                here = view.site.site in reported and quantity.where(view.site)
+                if here and all(_has(view, role, fields) for role, fields in quantity.needs.items()):
+                    found[view.site.site, name] = quantity.formula(view)
+    return found
+
+
+def _has(view: View, role: str, fields: Collection[Field]) -> bool:
+    """Whether a role was seen at a site, and all that is needed of it could be summed."""
+    moments = view.roles.get(role)
+    return moments is not None and all(getattr(moments, field) is not None for field in fields)
 
 
 # ---------------------------------------------------------------------------------------------- what goes in
@@ -355,7 +404,7 @@ def _batch(network: Network, batch: Any, seed: int | None) -> tuple[Any, str]:
         raise InputError("batch must be an array of numbers; got a list whose rows differ in length.") from None
     if not parts:
         raise InputError("batch is an empty tuple: give the samples, or (samples, targets).")
-    return batch, f"given, {_digest(*parts)}"
+    return batch, f"given, {digest_of(*parts)}"
 
 
 def _cotangent(network: Network, batch: Any, kind: CotangentKind, seed: int | None) -> Loss:
@@ -376,7 +425,8 @@ def _spec(network: Network) -> Spec | None:
     return spec
 
 
-def _digest(*arrays: NDArray[Any]) -> str:
+def digest_of(*arrays: NDArray[Any]) -> str:
+    """A short name of what is in the arrays."""
     digest = hashlib.blake2b(digest_size=6)
     for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())
@@ -397,10 +447,10 @@ def _seeded(kind: str, seed: int | None) -> str:
     return kind if seed is None or kind == "ones" else f"{kind}, seed {seed}"
 
 
-def _name(loss: Loss) -> str:
+def _name(loss: Any) -> str:
     """The loss with its parameters, where it has any."""
     if isinstance(loss, Cotangent):
-        return f"given, {_digest(np.asarray(loss.v))}"
+        return f"given, {digest_of(np.asarray(loss.v))}"
     has_parameters = dataclasses.is_dataclass(loss) and bool(dataclasses.fields(loss))
     return f"loss {loss!r}" if has_parameters else f"loss {getattr(loss, '__name__', type(loss).__name__)}"
 
@@ -438,6 +488,17 @@ def _cell(network: Network, batch: Any, factors: Mapping[str, Any]) -> dict[str,
         "dtype": "" if spec is None else spec.dtype,
         **factors,
     }
+    return _named(row)
+
+
+def cell_of(known: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of a model that has no spec, of what is known of it."""
+    nothing = {name: None if dtype == pl.Int64 else "" for name, dtype in readings.CELLS.items() if name != "cell"}
+    return _named({**nothing, "study": "probe", **known})
+
+
+def _named(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with a name for its cell, of what is in it."""
     text = json.dumps(row, sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
     return {"cell": f"{row['design'] or 'network'}-{row['depth']}-{digest}", **row}
@@ -455,7 +516,11 @@ def _readings(parts: Sequence[Measured]) -> Readings:
     for part, rows in zip(parts, tables, strict=True):
         defined = set(rows["site"].unique())
         sites += [
-            _site_row(str(part.cell["cell"]), site, "measured" if site.site in defined else "undefined")
+            _site_row(
+                str(part.cell["cell"]),
+                site,
+                part.statuses.get(site.site, "measured" if site.site in defined else "undefined"),
+            )
             for site in part.sites
         ]
     cells = pl.DataFrame([dict(part.cell) for part in parts], schema_overrides=readings.CELLS)
@@ -463,7 +528,7 @@ def _readings(parts: Sequence[Measured]) -> Readings:
         rows=pl.concat(tables),
         cells=cells.select(*readings.CELLS, *_extra(parts[0].cell)),
         sites=pl.DataFrame(sites, schema=readings.SITES, orient="row"),
-        meta=_versions(),
+        meta=_versions() | dict(parts[0].notes),
     )
 
 
@@ -492,7 +557,8 @@ def _rows(measured: Measured) -> pl.DataFrame:
         stacked[index] = np.ma.getdata(values[key])
         defined[index] = ~np.ma.getmaskarray(values[key])
     key_index, column = np.nonzero(defined)
-    names = pl.DataFrame({"site": [site for site, _ in keys], "quantity": [name for _, name in keys]})
+    names = pl.DataFrame({"site": [key[0] for key in keys], "quantity": [key[1] for key in keys]})
+    calls = np.array([key[2] if len(key) > 2 else 0 for key in keys], np.int64)
     named = names.cast(pl.String)[key_index] if keys else names.cast(pl.String)
     return pl.DataFrame(
         {
@@ -500,7 +566,7 @@ def _rows(measured: Measured) -> pl.DataFrame:
             "seed": seeds[column],
             "step": np.full(len(key_index), measured.step, np.int64),
             "site": named["site"],
-            "call": np.zeros(len(key_index), np.int64),
+            "call": calls[key_index],
             "quantity": named["quantity"],
             "value": stacked[key_index, column],
         },

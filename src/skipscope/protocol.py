@@ -48,7 +48,7 @@ ROLES = (
 )
 """All roles of the table above."""
 
-SiteKind = Literal["input", "layer", "block", "junction", "network"]
+SiteKind = Literal["input", "layer", "module", "block", "junction", "network"]
 Array = Any  # a NumPy array or a torch tensor: both engines speak this protocol
 
 
@@ -60,7 +60,8 @@ class Site:
         site: the path that names it, e.g. `stage1.block3.layer2`; unique in a network.
         order: its place in the order of execution, from 0.
         depth: weight layers passed up to and including it: the axis that designs of different blocks share.
-        kind: input, layer (a weight matrix with its activation), block (plain), junction (residual), network.
+        kind: input, layer (a weight matrix with its activation), block (plain), junction (residual), network; of a
+            model of one's own also module (any other part of it).
         name: what stands there, for people.
         activation: the activation function whose output is the site's `activation`.
         block: the block's place in the body, from 1, where the site is a whole block; else 0.

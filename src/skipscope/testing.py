@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -36,6 +37,7 @@ __all__ = [
     "check_pushes",
     "check_same",
     "check_twin",
+    "check_undisturbed",
     "homogeneous",
     "specs",
 ]
@@ -358,13 +360,28 @@ def check_twin(build: Build, spec: Spec, seeds: Sequence[int], *, samples: int =
 
 
 def check_same(network: CheckedNetwork, reference: CheckedNetwork, batch: Any, loss: Loss) -> None:
-    """Two engines' networks push the same arrays, to 1e-10 of their norm (float64), and give the same loss."""
+    """Two engines' networks push the same arrays, to 1e-10 of their norm (float64), and give the same loss.
+
+    What is summed over the batch may be 0 but for rounding (a bias before a norm has no effect): it is compared in
+    units of what it is the sum of.
+    """
     _, mine = _record(network, batch, loss)
     _, other = _record(reference, batch, loss)
     if mine.keys() != other.keys():
         raise AssertionError(f"pushed by one network alone: {sorted(mine.keys() ^ other.keys())}.")
     for key, array in other.items():
-        _require(key, mine[key], array, 1e-10 * float(np.linalg.norm(array)) + 1e-300)
+        _require(key, mine[key], array, 1e-10 * (float(np.linalg.norm(array)) + _summed(key, other)) + 1e-300)
+
+
+def _summed(key: str, pushed: Pushed) -> float:
+    """The norm of what an array is a sum over the batch of, 0 for others."""
+    site, _, role = key.rpartition(".")
+    if role == "batch_mean":
+        return math.sqrt(float(np.linalg.norm(pushed[f"{site}.batch_variance"])))
+    terms = pushed.get(f"{site}.preactivation_grad")
+    return (
+        float(np.linalg.norm(terms)) if role in ("beta_grad", "gamma_grad", "bias_grad") and terms is not None else 0.0
+    )
 
 
 # ------------------------------------------------------------------------------------------------- what is pushed
@@ -390,6 +407,16 @@ def check_pushes(network: CheckedNetwork, batch: Any, loss: Loss) -> None:
     for name, array in network.parameters.items():
         if array.tobytes() != before[name].tobytes():
             raise AssertionError(f"{name} was changed by a run.")
+
+
+# ------------------------------------------------------------------------------------------ on a model of one's own
+
+
+def check_undisturbed(model: Any, batch: Any, *, loss: Callable[[Any, Any], Any] | None = None, seed: int = 0) -> None:
+    """A `torch.nn.Module` trains bit for bit as it does without the scope; see `skipscope.torch.checking`."""
+    from skipscope.torch import checking  # whoever has such a model has PyTorch
+
+    checking.check_undisturbed(model, batch, loss=loss, seed=seed)
 
 
 # ----------------------------------------------------------------------------------------------------- everything

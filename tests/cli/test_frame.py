@@ -40,7 +40,7 @@ LAYERS = "--init --activation --output --bias"
 DENSE = f"--width --features --order --norm {LAYERS} --shortcut-gain --branch-gain --cotangent --batch"
 OPTIONS = {
     "demo": f"--preset {SEEDS} --out --overwrite --quiet",
-    "flow": f"--design --depth {DENSE} {STUDY}",
+    "flow": f"--input --input-dtype --high --loss --sites --design --depth {DENSE} {STUDY}",
     "sweep": f"--depths --design {DENSE} --sites --folder {STUDY}",
     "highway": f"--depth --width --features --design --order --gain --norm {LAYERS} --cotangent --batch {STUDY}",
     "jacobian": f"--depths --width --design --part --blocks {LAYERS} --batch {STUDY}",

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import polars as pl
 
-from skipscope.cli import options
+from skipscope.cli import models, options
 from skipscope.cli.printing import Shown
 from skipscope.cli.study import study
 from skipscope.readings import Readings
@@ -16,6 +16,8 @@ from skipscope.readings import Readings
 def _shown(readings: Readings) -> Shown:
     from skipscope import summary
 
+    if not (readings.cells["spec"] != "").any():
+        return models.shown(readings)
     table = summary.summarise(readings).table
     return Shown(table=table, overview=lambda: [_overview(table, readings)])
 
@@ -36,11 +38,18 @@ def _overview(table: pl.DataFrame, readings: Readings) -> pl.DataFrame:
 
 
 @click.command()
+@models.model
 @options.network
-@options.batch()
+@models.batch
 @study("gradient flow", title="Gradient flow", shown=_shown)
 def flow(**asked: Any) -> Readings:
-    """Signal and gradient by depth, over seeds, with the law beside the measurement."""
+    """Signal and gradient by depth: of designs, over seeds, with the law beside the measurement; or of a MODEL.
+
+    MODEL is a torch.nn.Module of your own, or what makes one, as package.module:name.
+    """
+    own = models.split(asked)
+    if own is not None:
+        return models.measured(**own)
     from skipscope import studies
 
     return studies.flow(**asked)

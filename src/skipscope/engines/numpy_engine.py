@@ -147,6 +147,11 @@ class NumpyNetwork:
             edits.append("batch norm: running averages")
         return "; ".join(edits)
 
+    @property
+    def junction_gains(self) -> dict[str, tuple[float, float]]:
+        """Of the shortcut and the branch of every junction, as they are at this moment."""
+        return {block.site: block.gains for block in self._blocks if isinstance(block, ResidualBlock)}
+
     def taped(self, batch: Any) -> tuple[Array, list[tuple[Part, Kept]]]:
         """The output, and the parts in order, each with what a forward pass kept for its backward.
 

@@ -1,0 +1,123 @@
+"""A model is given back as it was: what a run may change is put back, and what cannot be run is refused beforehand."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from skipscope.errors import InputError
+
+__all__ = ["compiled", "eager", "kept", "random_state", "require_plain", "restore_random_state", "unwrapped"]
+
+_PARALLEL = {
+    "DataParallel": "its replicas run in threads, on copies of the model",
+    "DistributedDataParallel": "its gradients are summed over processes",
+    "FullyShardedDataParallel": "its parameters are spread over processes",
+    "FSDPModule": "its parameters are spread over processes",
+}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model that `torch.compile` was given; others as they are."""
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def compiled(model: nn.Module) -> bool:
+    """Whether the model or a part of it is compiled."""
+    return any(
+        type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Within the context what was compiled runs as written, hook by hook."""
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # else nothing was compiled, and its import takes seconds
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+def require_plain(model: nn.Module) -> None:
+    """Whether one process can run the model and see all of it.
+
+    Raises:
+        InputError: it is spread over devices or processes.
+    """
+    for name, module in model.named_modules():
+        for kind in type(module).__mro__:
+            if kind.__name__ in _PARALLEL:
+                where = f"model.{name}" if name else "model"
+                raise InputError(
+                    f"{where} is a {kind.__name__}: {_PARALLEL[kind.__name__]}. Give the model that it wraps, "
+                    f"{where}.module."
+                )
+    for name, parameter in model.named_parameters():
+        if type(parameter.data).__name__ == "DTensor" or type(parameter).__name__ == "DTensor":
+            raise InputError(
+                f"parameter {name!r} is a DTensor, spread over processes: probe the model before sharding."
+            )
+
+
+def random_state(model: nn.Module) -> dict[str, Any]:
+    """The state of every generator that a forward pass may draw from."""
+    devices = sorted({tensor.device.index or 0 for tensor in _tensors(model) if tensor.device.type == "cuda"})
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "cuda": {index: torch.cuda.get_rng_state(index) for index in devices},
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+    }
+    if any(tensor.device.type == "mps" for tensor in _tensors(model)):
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put it back."""
+    torch.set_rng_state(state["torch"])
+    for index, each in state["cuda"].items():
+        torch.cuda.set_rng_state(each, index)
+    if "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+
+
+@contextmanager
+def kept(model: nn.Module) -> Iterator[None]:
+    """After the context buffers and random states are what they were before, whatever was raised.
+
+    What a model's first forward makes (lazy parameters) stays, and so does what their initialisation drew.
+    """
+    lazy = any(is_lazy(p) for p in model.parameters())
+    state = None if lazy else random_state(model)
+    buffers = [] if lazy else [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    copies = [(x, x.detach().clone()) for _, own in buffers for x in own.values() if x is not None]
+    try:
+        yield
+    finally:
+        if state is not None:
+            restore_random_state(state)
+        for now, before in buffers:
+            now.update(before)
+        for x, copy in copies:
+            # By way of `.data`, which does not count as a change: a graph of the user's may hold the buffer.
+            with torch.inference_mode(x.is_inference()):
+                x.data.copy_(copy)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not is_lazy(tensor):
+            yield tensor

@@ -1,0 +1,139 @@
+"""`skipscope flow MODEL`: a model of one's own, by its name."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import skipscope
+from skipscope import Readings
+
+SOURCE = """
+import torch
+from torch import nn
+
+
+def make_model(seed=None):
+    make_model.seed = seed
+    parts = [nn.Linear(6, 8), nn.ReLU()]
+    for _ in range(3):
+        parts += [nn.Linear(8, 8), nn.ReLU()]
+    return nn.Sequential(*parts, nn.Linear(8, 3))
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 7)
+
+    def forward(self, ids):
+        return self.head(self.embed(ids))
+
+
+def loss(output, batch):
+    return nn.functional.cross_entropy(output, batch[1])
+
+
+number = 3
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory with a module of models, to stand in."""
+    (tmp_path / "ourmodels.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    sys.modules.pop("ourmodels", None)
+
+
+def test_a_factory_and_the_size_of_an_input(here: Path, succeeded: Callable[..., str]):
+    lines = succeeded("flow", "ourmodels:make_model", "--input", "40x6").splitlines()
+
+    assert lines[0].split() == ["site", "site_depth", "activation_rms", "activation_grad_norm", "dead"]
+    assert [line.split()[0] for line in lines[1:6]] == ["input", "3", "5", "7", "output"]
+    assert "the model Sequential (5 weight layers" in "".join(lines)
+    assert "95 % interval over its 40 samples" in " ".join(" ".join(lines).split())
+
+
+def test_what_is_measured_is_what_probe_measures(here: Path, succeeded: Callable[..., str]):
+    succeeded("flow", "ourmodels:make_model", "--input", "5x6", "--seed", 3, "--out", "a.parquet", "--quiet")
+    found = Readings.load("a.parquet")
+
+    module = sys.modules["ourmodels"]
+    torch.manual_seed(3)
+    model = module.make_model()
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64).float()
+    expected = skipscope.probe(model, x, seed=3)
+    assert found.rows["value"].sort().to_list() == expected.rows["value"].sort().to_list()
+    assert set(found.rows["seed"]) == {3}
+
+
+def test_several_seeds_are_several_draws(here: Path, succeeded: Callable[..., str]):
+    records = json.loads(succeeded("flow", "ourmodels:make_model", "--input", "5x6", "--seeds", 20, "--format", "json"))
+
+    assert {row["n"] for row in records["summary"] if row["quantity"] == "activation_rms"} == {20}
+    assert any("20 seeds" in finding["statement"] for finding in records["findings"])
+
+
+def test_tokens(here: Path, succeeded: Callable[..., str]):
+    text = succeeded("flow", "ourmodels:Tokens", "--input", "4x5", "--input-dtype", "int64", "--high", 7)
+
+    assert text.splitlines()[1].split()[0] == "embed"
+
+
+def test_a_batch_in_a_file_with_a_loss_sites_and_a_report(here: Path, succeeded: Callable[..., str]):
+    save_file({"input": torch.randn(9, 6), "target": torch.randint(0, 3, (9,))}, "batch.safetensors")
+    given = ["--batch", "batch.safetensors", "--loss", "ourmodels:loss", "--report", "page.html", "--out", "a.parquet"]
+    succeeded("flow", "ourmodels:make_model", *given, "--sites", "[0-4]", "--sites", "network")
+
+    found = Readings.load("a.parquet")
+    assert set(found.sites["site"]) == {"0", "1", "2", "3", "4", "network"}
+    assert "loss" in set(found.rows["quantity"])
+    assert "Sequential" in (here / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["ourmodels:make_modle", "--input", "4x6"], "Did you mean 'make_model'"),
+        (["ourmodel:make_model", "--input", "4x6"], "no module 'ourmodel'"),
+        (["ourmodels", "--input", "4x6"], "must be package.module:name"),
+        (["ourmodels:number", "--input", "4x6"], "must be a module or a function that makes one"),
+        (["ourmodels:loss", "--input", "4x6"], "must be callable without arguments"),
+        (["ourmodels:make_model"], "either --input 8x3x224x224 or --batch"),
+        (["ourmodels:make_model", "--input", "4by6"], "--input must be the sizes of a tensor"),
+        (["ourmodels:make_model", "--input", "4x6", "--input-dtype", "float"], "--input-dtype must be one of"),
+        (["ourmodels:Tokens", "--input", "4x6", "--input-dtype", "int64"], "needs --high"),
+        (["ourmodels:make_model", "--input", "4x6", "--high", "3"], "--high 3 is of whole numbers"),
+        (["ourmodels:make_model", "--batch", "none.safetensors"], "cannot be read as safetensors"),
+        (["ourmodels:make_model", "--input", "4x6", "--depth", "3"], "--depth is about designs"),
+        (["ourmodels:make_model", "--input", "4x6", "--sites", "layer9"], "matches none of the"),
+        (["--input", "4x6"], "--input is about a model of your own"),
+        (["--batch", "file.safetensors"], "--batch must be a whole number"),
+    ],
+)
+def test_what_is_refused(here: Path, refused: Callable[..., str], given: list[str], words: str):
+    assert words in refused("flow", *given)
+
+
+def test_without_pytorch_there_is_one_line_with_the_command(here: Path, refused: Callable[..., str]):
+    found = importlib.util.find_spec
+
+    def without(name: str, *rest: Any) -> Any:
+        return None if name == "torch" else found(name, *rest)
+
+    with mock.patch.object(importlib.util, "find_spec", without):
+        line = refused("flow", "ourmodels:make_model", "--input", "4x6")
+
+    assert "pip install 'skipscope[torch]'" in line

@@ -1,0 +1,694 @@
+"""The ways in which probes of PyTorch models break, one a test, named by the row of the list that they come from.
+
+Rows on residual additions (12 to 14) belong to the junctions, rows on training runs (27, 28, 30) and on several
+processes (31, 32) to watching: of the latter it is tested here that a single probe leaves the run alone, or refuses.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import pickle
+import warnings
+import weakref
+from collections import namedtuple
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import skipscope
+from scope.zoo import ZOO, made, mlp
+from skipscope import InputError, Readings
+from skipscope.torch import check_undisturbed, listening
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(20151210)
+
+
+def table(readings: Readings, quantity: str) -> dict[Any, float]:
+    """site (with its call, where it is not the first) -> value."""
+    rows = readings.rows.filter(pl.col("quantity") == quantity)
+    return {
+        (row["site"], row["call"]) if row["call"] else row["site"]: row["value"] for row in rows.iter_rows(named=True)
+    }
+
+
+def status(readings: Readings) -> dict[str, str]:
+    return dict(readings.sites.select("site", "status").iter_rows())
+
+
+def norm(x: Tensor) -> float:
+    return float(x.detach().double().norm())
+
+
+def rms(x: Tensor) -> float:
+    return norm(x) / x.numel() ** 0.5
+
+
+def cross_entropy(output: Tensor, batch: Any) -> Tensor:
+    return nn.functional.cross_entropy(output, batch[1])
+
+
+def labelled(samples: int = 6, features: int = 4, classes: int = 3) -> tuple[Tensor, Tensor]:
+    return torch.randn(samples, features), torch.randint(0, classes, (samples,))
+
+
+class Calls(nn.Module):
+    """Its `fn` is its forward; what it holds is given by name."""
+
+    def __init__(self, fn: Any, **held: nn.Module) -> None:
+        super().__init__()
+        self.fn = fn
+        for name, each in held.items():
+            self.add_module(name, each)
+
+    def __getattr__(self, name: str) -> Any:
+        return super().__getattr__(name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.fn(self, *args, **kwargs)
+
+
+# ------------------------------------------------------------------------------------------- in place, and call by call
+
+
+def test_01_inplace_relu():
+    model: Any = nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True), nn.Linear(8, 3))
+    check_undisturbed(model, labelled(), loss=cross_entropy)
+
+
+def test_02_inplace_addition():
+    model, batch = made("resnet18")
+    check_undisturbed(model, batch)
+    assert {"layer1.0", "layer4.1", "fc"} <= set(table(skipscope.probe(model, batch), "activation_grad_norm"))
+
+
+def test_03_what_is_changed_in_place_later_is_measured_before():
+    model: Any = nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True))
+    x = torch.randn(6, 4)
+    found = table(skipscope.probe(model, x), "activation_rms")
+
+    assert found["0"] == pytest.approx(rms(model[0](x)), rel=1e-6)
+    assert found["1"] == pytest.approx(rms(model(x)), rel=1e-6)
+
+
+def test_04_a_module_called_several_times_has_as_many_rows():
+    layer = nn.Linear(4, 4)
+    x = torch.randn(6, 4)
+    readings = skipscope.probe(Calls(lambda m, x: m.layer(m.layer(m.layer(x))), layer=layer), x)
+    forward, backward = table(readings, "activation_rms"), table(readings, "activation_grad_norm")
+
+    values, y = [], x
+    for _ in range(3):
+        y = layer(y)
+        y.retain_grad()
+        values.append(y)
+    torch.autograd.backward(y, torch.from_numpy(skipscope.draws.normals((0,), "cotangent", (6, 4))[0]).float())
+    for call, value in enumerate(values):
+        key = ("layer", call) if call else "layer"
+        assert forward[key] == pytest.approx(rms(value), rel=1e-6)
+        assert value.grad is not None
+        assert backward[key] == pytest.approx(norm(value.grad), rel=1e-5)
+    assert ("layer", 3) not in forward
+
+
+def test_05_one_activation_for_all_blocks_is_named_by_place():
+    shared = nn.ReLU()
+    model: Any = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), shared) for _ in range(3)))
+    found = table(skipscope.probe(model, torch.randn(6, 4)), "inactive")
+
+    assert set(found) == {"0.1", "1.1", "2.1"}
+
+
+def test_05_places_in_one_list_are_told_apart():
+    shared = nn.ReLU()
+    model: Any = nn.Sequential(nn.Linear(4, 4), shared, nn.Linear(4, 4), shared)
+
+    assert set(table(skipscope.probe(model, torch.randn(6, 4)), "inactive")) == {"1", "3"}
+
+
+def test_06_tied_weights_have_one_row():
+    model, batch = made("language")
+    readings = skipscope.probe(model, batch)
+    tied = dict(readings.sites.select("site", "tied_to").iter_rows())
+
+    assert tied["lm_head"] == "wte"
+    assert "wte" in table(readings, "weight_grad_norm")
+    assert "lm_head" not in table(readings, "weight_grad_norm")
+    gradients = torch.autograd.grad(model.eval()(**batch).loss, list(model.parameters()), allow_unused=True)
+    expected = norm(torch.cat([g.flatten() for g in gradients]))
+    found = table(skipscope.probe(model, batch), "gradient_norm")["network"]
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------------ outputs
+
+
+def test_07_nested_tuples_have_a_path_each():
+    model, batch = made("recurrent")
+    readings = skipscope.probe(model, batch)
+
+    assert {"lstm[0]", "lstm[1][0]", "lstm[1][1]"} <= set(table(readings, "activation_rms"))
+    assert "lstm[0]" in table(readings, "activation_grad_norm")
+
+
+def test_08_dicts_and_lists_have_gradients():
+    model, batch = made("odd outputs")
+    found = table(skipscope.probe(model, batch), "activation_grad_norm")
+
+    assert {"mapped", "listed[0]", "output.answer"} <= set(found)
+
+
+def test_09_the_type_and_identity_of_outputs_stay():
+    made_outputs: list[Any] = []
+    kind = namedtuple("kind", ["a", "b"])
+
+    def forward(model: Any, x: Tensor) -> Any:
+        made_outputs.append(kind(model.fc(x), None))
+        return made_outputs[-1]
+
+    model: Any = Calls(forward, fc=nn.Linear(4, 4))
+    with listening(model):
+        output = model(torch.randn(6, 4))
+    assert output is made_outputs[-1]
+    language, batch = made("language")
+    with listening(language) as scope:
+        answer = language(**batch)
+        answer.loss.backward()
+        found = table(scope.readings(), "activation_grad_norm")
+    assert type(answer).__name__ == "Answer"
+    assert "output.logits" in found
+
+
+def test_10_no_tensor_is_a_status():
+    model, batch = made("odd outputs")
+    readings = skipscope.probe(model, batch)
+
+    assert status(readings)["flag"] == "undefined"
+    assert readings.rows.filter(pl.col("site") == "flag").is_empty()
+
+
+def test_11_a_tensor_is_one_row():
+    found = skipscope.probe(nn.Linear(4, 4), torch.randn(6, 4)).rows
+
+    assert found.filter(pl.col("site") == "output", pl.col("quantity") == "activation_rms").height == 1
+
+
+# ------------------------------------------------------------------------------------------------------- no gradient
+
+
+def test_15_frozen_parameters_have_no_gradient_reading():
+    model = mlp()
+    for parameter in model[0].parameters():
+        parameter.requires_grad = False
+    readings = skipscope.probe(model, labelled(), loss=cross_entropy)
+
+    assert status(readings)["0"] == "frozen"
+    assert "0" not in table(readings, "weight_grad_norm")
+    assert "2" in table(readings, "weight_grad_norm")
+
+
+def test_15_a_model_that_is_all_frozen():
+    readings = skipscope.probe(mlp().requires_grad_(False), torch.randn(6, 4))
+
+    assert "no gradients: nothing" in readings.meta["notes"]
+    assert "activation_grad_norm" not in set(readings.rows["quantity"])
+
+
+def test_16_the_first_layer_has_its_gradient_though_no_input_requires_one():
+    model, (x, y) = mlp(), labelled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = table(skipscope.probe(model, (x, y), loss=cross_entropy), "activation_grad_norm")
+    first = model[0](x)
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model[1:](first), y), first)
+
+    assert found["0"] == pytest.approx(norm(gradient), rel=1e-5)
+    assert "input" not in found
+
+
+def test_16_an_input_that_requires_a_gradient_has_it_and_keeps_no_hook():
+    model, x = mlp(), torch.randn(6, 4, requires_grad=True)
+
+    assert "input" in table(skipscope.probe(model, x), "activation_grad_norm")
+    assert x.grad is None
+    assert not x._backward_hooks
+
+
+def test_17_weight_gradients_are_those_after_backward():
+    model, batch = mlp(), labelled()
+    found = table(skipscope.probe(model, batch, loss=cross_entropy), "weight_grad_norm")
+    cross_entropy(model(batch[0]), batch).backward()
+
+    for index in (0, 2, 4, 6, 8, 10):
+        assert found[str(index)] == pytest.approx(norm(model[index].weight.grad), rel=1e-5)
+
+
+def test_18_an_unused_layer_is_a_finding():
+    model, batch = made("odd outputs")
+    readings = skipscope.probe(model, batch)
+    (finding,) = [each for each in skipscope.diagnose(readings) if each.rule == "unreached"]
+
+    assert (status(readings)["unused"], status(readings)["cut"]) == ("not executed", "no gradient")
+    assert set(finding.evidence["site"]) == {"unused", "cut"}
+    assert not {"unused", "cut"} & set(table(readings, "weight_grad_norm"))
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_19_without_autograd_there_are_forward_readings_and_a_note(context: Any):
+    model, batch = made("resnet18")
+    with context():
+        readings = skipscope.probe(model, batch)
+        with pytest.raises(InputError, match="autograd is off"):
+            skipscope.probe(model, batch, loss=cross_entropy)
+
+    assert "autograd is off" in readings.meta["notes"]
+    assert "fc" in table(readings, "activation_rms")
+    assert not any("grad" in name for name in readings.rows["quantity"].unique())
+
+
+def test_19_eval_has_gradients():
+    model, batch = made("resnet18")
+    readings = skipscope.probe(model.eval(), batch)
+
+    assert "fc" in table(readings, "activation_grad_norm")
+    assert readings.cells["edit"].to_list() == ["inference"]
+
+
+def test_20_forward_in_place_of_a_call_is_an_error():
+    model = nn.Linear(4, 4)
+    with listening(model) as scope:
+        model.forward(torch.randn(6, 4)).sum().backward()
+        with pytest.raises(InputError, match="0 modules were seen"):
+            scope.readings()
+
+
+def test_21_a_part_that_is_not_called_is_listed():
+    model, batch = made("language")
+    readings = skipscope.probe(model, batch)
+
+    assert status(readings)["h.0.attention.out_proj"] == "not executed"
+    # Its weight is used all the same, by the function that attention is.
+    assert "h.0.attention.out_proj" in table(readings, "weight_grad_norm")
+    assert all(finding.rule != "unreached" for finding in skipscope.diagnose(readings))
+
+
+def test_22_the_fused_path_of_inference_is_reported():
+    model, batch = made("encoder")
+    with torch.no_grad():
+        readings = skipscope.probe(model.eval(), batch)
+
+    assert "nn.TransformerEncoderLayer took its ordinary path" in readings.meta["notes"]
+    assert "layers.0.linear1" in table(readings, "activation_rms")
+
+
+# ------------------------------------------------------------------------------------------------------- compiled
+
+
+@pytest.fixture
+def compiled_mlp() -> Any:
+    """Compiled without a compiler of C++, and run once."""
+    torch.compiler.reset()
+    plain = mlp()
+    model = torch.compile(plain, backend="aot_eager")
+    model(torch.randn(6, 4)).sum().backward()
+    plain.zero_grad()
+    yield plain, model
+    torch.compiler.reset()
+
+
+def test_23_a_compiled_model_is_measured_eagerly_and_it_is_said(compiled_mlp: Any):
+    plain, model = compiled_mlp
+    batch = labelled()
+    expected = skipscope.probe(plain, batch, loss=cross_entropy).rows.drop("cell")
+    readings = skipscope.probe(model, batch, loss=cross_entropy)
+
+    assert readings.rows.drop("cell").equals(expected)
+
+
+def test_23_so_is_a_part(compiled_mlp: Any):
+    _, inner = compiled_mlp
+    model: Any = nn.Sequential(inner, nn.Linear(3, 2))
+    readings = skipscope.probe(model, torch.randn(6, 4))
+
+    assert "run eagerly" in readings.meta["notes"]
+    assert {"0.0", "0.10", "1"} <= set(table(readings, "activation_grad_norm"))
+
+
+def test_24_hooks_after_the_first_compiled_call_are_an_error_and_not_zeros(compiled_mlp: Any):
+    _, model = compiled_mlp
+    with listening(model) as scope:
+        model(torch.randn(6, 4)).sum().backward()
+        with pytest.raises(InputError, match="0 modules were seen"):
+            scope.readings()
+
+
+# ---------------------------------------------------------------------------------------------------- checkpointing
+
+
+@pytest.mark.parametrize("kind", ["reentrant", "non-reentrant"])
+def test_25_and_26_checkpoints_change_nothing(kind: str):
+    """Not doubled, not missing, and the same numbers; dropout is drawn again in the same way."""
+    plain, batch = made("language")
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.checkpointed = kind
+    expected = skipscope.probe(plain, batch).rows.drop("cell")
+    found = skipscope.probe(checkpointed, batch).rows.drop("cell")
+
+    assert found.drop("value").equals(expected.drop("value"))
+    np.testing.assert_allclose(found["value"], expected["value"], rtol=1e-6)
+    assert all(parameter.grad is None for parameter in checkpointed.parameters())
+
+
+def test_25_reentrant_checkpoints_with_hooks_that_act_are_refused():
+    model, batch = made("language")
+    model.checkpointed = "reentrant"
+    model.ln.weight.register_post_accumulate_grad_hook(lambda parameter: None)
+
+    with pytest.raises(InputError, match="use_reentrant=False"):
+        skipscope.probe(model, batch)
+
+
+# --------------------------------------------------------------------------------------------------- in a training run
+
+
+def test_27_gradients_that_are_being_accumulated_stay():
+    model, batch = mlp(), labelled()
+    cross_entropy(model(batch[0]), batch).backward()
+    before = [parameter.grad.clone() for parameter in model.parameters()]
+    skipscope.probe(model, labelled(), loss=cross_entropy)
+
+    assert all(torch.equal(p.grad, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+def test_27_micro_batches_under_listening_add_up():
+    model, (x, y) = mlp(), labelled(12)
+    with listening(model) as scope:
+        for part in (slice(0, 6), slice(6, 12)):
+            (nn.functional.cross_entropy(model(x[part]), y[part]) / 2).backward()
+        halves = scope.readings()
+    model.zero_grad()
+    whole = skipscope.probe(model, (x, y), loss=cross_entropy)
+
+    for quantity in ("activation_rms", "activation_grad_norm", "weight_grad_norm", "dead"):
+        a, b = table(halves, quantity), table(whole, quantity)
+        assert a.keys() == b.keys()
+        np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_29_half_precision_is_summed_in_more(dtype: torch.dtype):
+    """The squares of 60,000 entries of 300 are 5.4e9: beyond the range of float16, and no sum of bfloat16."""
+    x = torch.full((6, 10_000), 300.0, dtype=dtype)
+    found = table(skipscope.probe(Calls(lambda m, x: m.id(x * 1), id=nn.Dropout(0.0)), x), "forward_gain")
+    sizes = table(skipscope.probe(Calls(lambda m, x: m.id(x * 1), id=nn.Dropout(0.0)), x), "activation_rms")
+
+    assert sizes["id"] == pytest.approx(300.0, rel=1e-6)
+    assert found["id"] == pytest.approx(1.0, rel=1e-6)
+
+
+def test_29_autocast():
+    model, batch = mlp(), labelled()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        readings = skipscope.probe(model, batch, loss=cross_entropy)
+    exact = skipscope.probe(model, batch, loss=cross_entropy)
+
+    a, b = table(readings, "activation_rms"), table(exact, "activation_rms")
+    assert a.keys() == b.keys()
+    assert a != b
+    np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=0.05)  # bfloat16 has 8 bits
+
+
+# ---------------------------------------------------------------------------------------------- spread over devices
+
+
+def test_31_and_33_replicas_are_refused():
+    with pytest.raises(InputError, match=r"model is a DataParallel.*model\.module"):
+        skipscope.probe(nn.DataParallel(mlp()), torch.randn(6, 4))
+
+
+@pytest.mark.parametrize("kind", ["DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"])
+def test_32_shards_are_refused(kind: str):
+    wrapper = type(kind, (nn.Module,), {})()  # to make a real one takes a group of processes
+    wrapper.module = mlp()
+
+    with pytest.raises(InputError, match=f"model.0 is a {kind}"):
+        skipscope.probe(nn.Sequential(wrapper), torch.randn(6, 4))
+
+
+# ------------------------------------------------------------------------------------------ parameters of every kind
+
+
+def test_34_parametrizations_have_rows_of_their_own():
+    model: Any = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 3))
+    batch = labelled()
+    found = table(skipscope.probe(model, batch, loss=cross_entropy), "weight_grad_norm")
+    cross_entropy(model(batch[0]), batch).backward()
+
+    for name in ("original0", "original1"):
+        gradient = getattr(model[0].parametrizations.weight, name).grad
+        assert found[f"0.parametrizations.weight.{name}"] == pytest.approx(norm(gradient), rel=1e-5)
+
+
+def test_35_lazy_modules_are_counted_after_their_first_forward():
+    model: Any = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(3))
+    readings = skipscope.probe(model, labelled(), loss=cross_entropy)
+
+    assert {"0", "2"} <= set(table(readings, "weight_grad_norm"))
+    assert table(readings, "parameters")["network"] == 4 * 8 + 8 + 8 * 3 + 3
+
+
+def test_36_transforms_are_refused_within_and_work_after():
+    model, x = mlp(), torch.randn(6, 4)
+    parameters: dict[str, Any] = dict(model.named_parameters())
+
+    def loss(parameters: dict[str, Tensor], sample: Tensor) -> Tensor:
+        return torch.func.functional_call(model, parameters, (sample,)).sum()
+
+    per_sample = torch.func.vmap(torch.func.grad(loss), (None, 0))
+    expected = per_sample(parameters, x)
+    with listening(model), pytest.raises(InputError, match=r"torch\.func"):
+        per_sample(parameters, x)
+    skipscope.probe(model, x)
+    found = per_sample(parameters, x)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_37_double_backward():
+    model, x = mlp(), torch.randn(6, 4, requires_grad=True)
+
+    def penalty(output: Tensor, batch: Any) -> Tensor:
+        (gradient,) = torch.autograd.grad(output.sum(), batch, create_graph=True)
+        return output.square().mean() + gradient.square().sum()
+
+    readings = skipscope.probe(model, x, loss=penalty)
+    assert x.grad is None
+    assert all(parameter.grad is None for parameter in model.parameters())
+    gradients = torch.autograd.grad(penalty(model(x), x), list(model.parameters()), allow_unused=True)
+    found = table(readings, "weight_grad_norm")
+    assert found["0"] == pytest.approx(norm(gradients[0]), rel=1e-5)
+
+
+def test_38_sparse_gradients():
+    model, batch = made("sparse embedding")
+    found = table(skipscope.probe(model, batch), "weight_grad_norm")
+    dense = copy.deepcopy(model)
+    dense[0].sparse = False
+
+    assert found == pytest.approx(table(skipscope.probe(dense, batch), "weight_grad_norm"), rel=1e-5)
+    check_undisturbed(model, batch)
+
+
+def test_39_complex_numbers_count_by_their_modulus():
+    model: Any = nn.Sequential(nn.Linear(4, 3, dtype=torch.complex64))
+    x = torch.randn(6, 4, dtype=torch.complex64)
+    readings = skipscope.probe(Calls(lambda m, x: m.inner(x).abs(), inner=model), x)
+    sizes, weights = table(readings, "activation_rms"), table(readings, "weight_norm")
+
+    assert sizes["inner.0"] == pytest.approx(rms(model(x).abs()), rel=1e-6)
+    assert weights["inner.0"] == pytest.approx(norm(torch.view_as_real(model[0].weight)), rel=1e-6)
+    assert "inner.0" not in table(readings, "activation_mean")
+
+
+class LowRank(nn.Module):
+    """A weight of whole numbers, as quantised layers have, with a trained correction of low rank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randint(-8, 8, (4, 4), dtype=torch.int8), requires_grad=False)
+        self.lora_A = nn.Linear(4, 2, bias=False)
+        self.lora_B = nn.Linear(2, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ (self.weight.float() / 8).T + self.lora_B(self.lora_A(x))
+
+
+def test_40_weights_of_whole_numbers_are_left_out_and_their_corrections_are_not():
+    readings = skipscope.probe(nn.Sequential(LowRank(), nn.Linear(4, 3)), labelled(), loss=cross_entropy)
+    found = table(readings, "weight_norm")
+
+    assert set(found) == {"0.lora_A", "0.lora_B", "1"}
+
+
+def test_41_keyword_tensors_are_seen():
+    model: Any = Calls(lambda m, *, x, scale: m.fc(x) * scale, fc=nn.Linear(4, 3))
+    readings = skipscope.probe(model, {"x": torch.randn(6, 4), "scale": torch.tensor(2.0)})
+
+    assert {"input.x", "input.scale"} <= set(table(readings, "activation_rms"))
+
+
+# -------------------------------------------------------------------------------------------------- leaving no trace
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(x) for m in model.modules() for name, x in vars(m).items() if name.endswith("_hooks"))
+
+
+def test_42_after_an_exception_nothing_is_left():
+    refs: list[weakref.ref[Tensor]] = []
+
+    def forward(model: Any, x: Tensor) -> Tensor:
+        y = model.fc(x)
+        refs.append(weakref.ref(y))
+        raise RuntimeError("the model's own")
+
+    model: Any = Calls(forward, fc=nn.Linear(4, 3), norm=nn.BatchNorm1d(3))
+    with pytest.raises(RuntimeError, match="the model's own"):
+        skipscope.probe(model, torch.randn(6, 4))
+    gc.collect()
+
+    assert hooks(model) == 0
+    assert [ref() for ref in refs] == [None]
+
+
+def test_43_two_scopes_at_once_do_not_see_each_other():
+    model, batch = mlp(), labelled()
+    with listening(model) as one, listening(model) as two:
+        cross_entropy(model(batch[0]), batch).backward()
+        a, b = one.readings(), two.readings()
+    alone = table(skipscope.probe(model, batch, loss=cross_entropy), "activation_grad_norm")
+
+    assert a.equals(b)
+    assert table(a, "activation_grad_norm") == alone
+    assert hooks(model) == 0
+
+
+def test_44_what_goes_through_unchanged_is_the_same_object():
+    model, x = nn.Identity(), torch.randn(6, 4, requires_grad=True)
+    with listening(model):
+        assert model(x) is x
+    assert not x._backward_hooks
+
+
+def test_45_copies_and_pickles_of_a_model_under_listening():
+    model, batch = mlp(), labelled()
+    keys = [sorted(vars(module)) for module in model.modules()]
+    bare = pickle.dumps(model.state_dict())
+    with listening(model) as scope:
+        copied = copy.deepcopy(model)
+        buffer = io.BytesIO()
+        torch.save(model, buffer)
+        assert pickle.dumps(model.state_dict()) == bare
+        assert [sorted(vars(module)) for module in model.modules()] == keys
+        cross_entropy(model(batch[0]), batch).backward()
+        copied(torch.randn(9, 4))  # heard by nobody
+        assert scope.readings().cells["batch"].to_list() == [6]
+    buffer.seek(0)
+    assert torch.equal(torch.load(buffer, weights_only=False)(batch[0]), model(batch[0]))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_46_and_47_random_states_buffers_and_all_else_are_undisturbed(name: str):
+    check_undisturbed(*made(name))
+
+
+@pytest.mark.parametrize("what", ["buffer", "generator", "gradient", "hook"])
+def test_46_the_check_can_fail(what: str, monkeypatch: pytest.MonkeyPatch):
+    """Each disturbance in turn, by a listener that disturbs."""
+    from skipscope.torch import checking
+
+    original: Any = vars(checking)["listening"]
+
+    def disturbing(model: Any) -> Any:
+        if what == "buffer":
+            model.get_buffer("calls").add_(1)
+        elif what == "generator":
+            torch.rand(1)
+        elif what == "gradient":
+            next(model.parameters()).register_hook(lambda gradient: gradient * (1 + 1e-6))
+        else:
+            model.fc.register_forward_hook(lambda *given: None)
+        return original(model)
+
+    monkeypatch.setattr(checking, "listening", disturbing)
+    with pytest.raises(AssertionError, match=r"under listening: .* is not what it is without"):
+        check_undisturbed(*made("random"))
+
+
+# ------------------------------------------------------------------------------------------------------ small and deep
+
+
+def test_48_dead_units_come_with_their_interval_and_samples():
+    model: Any = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 3))
+    with torch.no_grad():
+        model[0].bias[:4] = -100.0
+    readings = skipscope.probe(model, torch.randn(40, 4))
+    found = {name: table(readings, name)["1"] for name in ("dead", "dead_low", "dead_high", "samples")}
+    (finding,) = [each for each in skipscope.diagnose(readings) if each.rule == "dead units"]
+
+    assert found["dead"] == pytest.approx(0.4)
+    assert found["dead_low"] < 0.4 < found["dead_high"]
+    assert found["samples"] == 40
+    assert "positive on none of 40 samples" in finding.statement
+
+
+def test_48_of_a_convolution_the_units_are_channels():
+    model: Any = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    with torch.no_grad():
+        model[0].bias[:2] = -100.0
+
+    assert table(skipscope.probe(model, torch.randn(6, 3, 8, 8)), "dead")["1"] == pytest.approx(0.25)
+
+
+def test_49_one_sample_one_unit_and_a_constant():
+    model: Any = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1))
+    readings = skipscope.probe(model, torch.zeros(1, 1))
+
+    assert readings.rows["value"].is_finite().all()
+    assert table(readings, "activation_variance")["2"] == 0.0
+
+
+def test_49_an_empty_batch_is_refused():
+    with pytest.raises(InputError, match="batch is empty"):
+        skipscope.probe(mlp(), torch.zeros(0, 4))
+
+
+def test_50_a_network_of_1202_layers():
+    model = mlp(depth=1202, width=4)
+    readings = skipscope.probe(model, labelled(), loss=cross_entropy)
+
+    assert len(table(readings, "weight_grad_norm")) == 1202
+    assert readings.cells["depth"].to_list() == [1202]
+    assert readings.sites["block"].max() == 1200
+
+
+def test_50_modules_one_within_the_other():
+    model: Any = nn.Linear(4, 4)
+    for _ in range(150):  # PyTorch's own calls recurse, several frames a module
+        model = nn.Sequential(model)
+
+    assert len(table(skipscope.probe(model, torch.randn(6, 4)), "weight_norm")) == 1
+
+
+def test_the_language_model_and_the_resnet_have_their_blocks():
+    for model, batch, blocks in ((*made("resnet18"), 8), (*made("language"), 3)):
+        sites = skipscope.probe(model, batch).sites.filter(pl.col("kind") == "block")
+        assert sites["block"].to_list() == list(range(1, blocks + 1))
