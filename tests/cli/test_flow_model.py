@@ -137,3 +137,10 @@ def test_without_pytorch_there_is_one_line_with_the_command(here: Path, refused:
         line = refused("flow", "ourmodels:make_model", "--input", "4x6")
 
     assert "pip install 'skipscope[torch]'" in line
+
+
+def test_what_the_model_raises_is_one_line(here: Path, refused: Callable[..., str]):
+    message = refused("flow", "ourmodels:make_model", "--input", "4x5")
+
+    assert message.startswith("MODEL 'ourmodels:make_model' fails on what it is given (RuntimeError: mat1 and mat2 ")
+    assert message.endswith("mend it, or give another --input, --batch or --loss.")

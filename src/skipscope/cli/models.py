@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,19 +89,33 @@ def measured(
     fn = None if loss is None else naming.named("--loss", loss)
     found = []
     for seed in seeds:
-        made = naming.model_of(model, seed=seed)
         data = _batch(batch, seed=seeds[0], **asked)
-        found.append(
-            probe(
-                made,
-                data,
-                loss=fn,
-                seed=seed,
-                sites=sites or None,
-                factors={"cotangent": f"loss {loss}" if loss else "its own loss, or gaussian"},
+        with _told(model):
+            found.append(
+                probe(
+                    naming.model_of(model, seed=seed),
+                    data,
+                    loss=fn,
+                    seed=seed,
+                    sites=sites or None,
+                    factors={"cotangent": f"loss {loss}" if loss else "its own loss, or gaussian"},
+                )
             )
-        )
     return Readings.concat(found)
+
+
+@contextmanager
+def _told(model: str) -> Iterator[None]:
+    """What a user's own code raises is told in one line, as it is about what it was given."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"MODEL {model!r} fails on what it is given ({type(error).__name__}: {error}): mend it, or give another "
+            "--input, --batch or --loss."
+        ) from error
 
 
 def _batch(batch: str, *, input_: str | None, input_dtype: str, high: int | None, seed: int) -> Any:
