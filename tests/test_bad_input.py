@@ -277,7 +277,12 @@ JUNK: dict[str, Any] = {
     "array": np.zeros((30, 30)), "number in an array": np.array(3), "NumPy's": np.int64(3), "table": pl.DataFrame(),
     "range": range(2**63), "function": len,
 }  # fmt: skip
-STUDIES = {name: getattr(studies, name) for name in studies.__all__ if inspect.isfunction(getattr(studies, name))}
+STUDIES = {
+    name: function
+    for name in studies.__all__
+    if inspect.isfunction(function := getattr(studies, name))
+    and inspect.signature(function).return_annotation == "Readings"
+}
 SMALL_STUDY: dict[str, Any] = {"depth": 4, "depths": [3], "width": 4, "seeds": range(2)}
 UNTRIED = {"progress", "folder", "fields"}  # a callable; a place, tried above; further fields of Spec.dense
 

@@ -117,9 +117,9 @@ def test_a_batch_in_a_file_with_a_loss_sites_and_a_report(here: Path, succeeded:
         (["ourmodels:Tokens", "--input", "4x6", "--input-dtype", "int64"], "needs --high"),
         (["ourmodels:make_model", "--input", "4x6", "--high", "3"], "--high 3 is of whole numbers"),
         (["ourmodels:make_model", "--batch", "none.safetensors"], "cannot be read as safetensors"),
-        (["ourmodels:make_model", "--input", "4x6", "--depth", "3"], "--depth is about designs"),
+        (["ourmodels:make_model", "--input", "4x6", "--depth", "3"], "--depth 3 is about designs"),
         (["ourmodels:make_model", "--input", "4x6", "--sites", "layer9"], "matches none of the"),
-        (["--input", "4x6"], "--input is about a model of your own"),
+        (["--input", "4x6"], "--input '4x6' is about a model of your own"),
         (["--batch", "file.safetensors"], "--batch must be a whole number"),
     ],
 )

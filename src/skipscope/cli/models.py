@@ -12,7 +12,7 @@ import polars as pl
 
 from skipscope.cli import options
 from skipscope.cli.printing import Shown
-from skipscope.errors import InputError
+from skipscope.errors import InputError, quoted
 
 if TYPE_CHECKING:
     from skipscope.readings import Readings
@@ -64,10 +64,13 @@ def _given(name: str) -> bool:
 
 
 def _refuse(names: Collection[str], why: str) -> None:
-    known = {each.name: each.opts[0] for each in click.get_current_context().command.params}
+    context = click.get_current_context()
+    known = {each.name: each.opts[0] for each in context.command.params}
     for name in names:
         if _given(name):
-            raise InputError(f"{known[name]} {why}")
+            value = context.params[name]
+            said = ", ".join(map(quoted, value)) if isinstance(value, tuple) else quoted(value)
+            raise InputError(f"{known[name]} {said} {why}")
 
 
 def measured(

@@ -32,7 +32,7 @@ from skipscope.data import Dataset
 from skipscope.designs import DESIGNS, design
 from skipscope.draws import stream
 from skipscope.engines.numpy_engine import NumpyNetwork
-from skipscope.errors import InputError, as_list, require_int
+from skipscope.errors import InputError, as_list, require_int, require_type
 from skipscope.probe import Measured, Plan, Recording, one_thread
 from skipscope.protocol import Run
 from skipscope.quantities import QUANTITIES
@@ -118,6 +118,7 @@ def lesion(
     known = datasets.load(data, seed=0)
     if known.classes is None:
         raise InputError(f"data={data!r} has no classes, and so no error to measure: use 'digits' or 'patterns'.")
+    require_type("recipe", recipe, Recipe, "Recipe(steps=300) is one")
     given = (_numbers("deleted", deleted), _numbers("swapped", swapped), require_int("draws", draws, least=1))
     trials = []
     for name in names:
