@@ -18,7 +18,7 @@ SEEDS = 200
 
 
 @click.command()
-@click.option("--preset", default="demo", show_default=True, help="demo, a minute; or full, a quarter of an hour.")
+@click.option("--preset", default="demo", show_default=True, help="demo, a minute; or full, for longer.")
 @options.seeds(SEEDS)
 @options.path(
     "--out", default=Path("skipscope-report"), show_default=True, help="Folder of the report and the readings."
