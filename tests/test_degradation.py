@@ -11,9 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from skipscope import InputError, Readings, charts, report, studies
-from skipscope.degradation import MARGIN, PAIRS, curves, final, findings, gradients, mean_interval, paired, rates
+from skipscope.degradation import MARGIN, PAIRS, curves, final, findings, gradients, paired, rates
 from skipscope.designs import design
 from skipscope.diagnosis import FACTOR, Finding
+from skipscope.intervals import mean_interval
 from skipscope.readings import ROWS, SITES
 from skipscope.report import Claims, Findings, Prose, Table
 

@@ -33,11 +33,12 @@ from numpy.typing import ArrayLike, NDArray
 from skipscope.designs import DESIGNS
 from skipscope.diagnosis import FACTOR, Finding, Verdict
 from skipscope.errors import InputError
+from skipscope.intervals import mean_interval
 from skipscope.readings import Readings
 from skipscope.spec import Norm, Spec
 from skipscope.words import number
 
-__all__ = ["MARGIN", "PAIRS", "curves", "final", "findings", "gradients", "mean_interval", "paired", "rates"]
+__all__ = ["MARGIN", "PAIRS", "curves", "final", "findings", "gradients", "paired", "rates"]
 
 MARGIN = 0.05
 """Which difference of training loss counts, in nats: a right class that is 5 % less probable, in the geometric mean."""
@@ -50,24 +51,6 @@ Array = NDArray[np.float64]
 _OUTCOMES = ("train_loss", "train_error", "test_loss", "test_error")
 _GRADIENTS = ("gradient_norm", "factor")
 _NETWORK = ("design", "norm", "depth", "layers", "width")
-
-
-def mean_interval(values: ArrayLike) -> tuple[float, float | None, float | None]:
-    """The mean, and the ends of its 95 % interval by Student's t; of one value there is no interval.
-
-    Raises:
-        InputError: there are no values, or one is not finite.
-    """
-    array = np.asarray(values, np.float64)
-    if array.size == 0 or not np.isfinite(array).all():
-        raise InputError(f"values must be finite numbers, one at least; got {array.tolist()}.")
-    mean = float(array.mean())
-    if array.size == 1:
-        return mean, None, None
-    from scipy.special import stdtrit  # only whoever wants an interval needs SciPy
-
-    half = float(stdtrit(array.size - 1, 0.975)) * float(array.std(ddof=1)) / math.sqrt(array.size)
-    return mean, mean - half, mean + half
 
 
 # ---------------------------------------------------------------------------------------------------- the networks

@@ -28,6 +28,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from skipscope.errors import InputError, require_type
+from skipscope.intervals import Z95
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 from skipscope.summary import median_ranks, with_median_interval
@@ -74,8 +75,6 @@ SAMPLES = 30
 
 DEAD = 0.5
 """Share of a layer's units that must be silent for the layer to be called dead."""
-
-_Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -331,7 +330,7 @@ def _draws(logs: NDArray[np.float64]) -> dict[str, float]:
     end of Cox's interval of a log-normal mean, which overstates it where the logarithm has a long left tail.
     """
     n, variance = len(logs), float(logs.var(ddof=1))
-    half = _Z95 * math.sqrt(variance / n + variance**2 / (2 * (n - 1)))
+    half = Z95 * math.sqrt(variance / n + variance**2 / (2 * (n - 1)))
     levels = dict(zip(("q05", "median", "q95"), np.quantile(logs, [0.05, 0.5, 0.95]), strict=True))
     low, high = np.sort(logs)[list(median_ranks(n) or (0, -1))]
     bound = float(logs.mean()) + variance / 2 + half

@@ -15,13 +15,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from skipscope.intervals import wilson_bound
 from skipscope.moments import Dot, Moments
 from skipscope.protocol import Site
 
 __all__ = [
     "CONFIDENCE",
     "PARAMETER_GRADIENTS",
-    "Z95",
     "Profile",
     "View",
     "backward_gain",
@@ -40,7 +40,6 @@ __all__ = [
     "output_norm",
     "rows",
     "share",
-    "wilson_bound",
 ]
 
 Values = Any  # an array of shape (s,), masked where undefined
@@ -49,8 +48,6 @@ End = Literal["entry", "exit"]
 CONFIDENCE = 0.95
 """Level of every interval that a reading carries (`*_low`, `*_high`)."""
 
-Z95 = 1.959963984540054
-"""The normal quantile at 0.975: half an interval of 95 %, in standard errors."""
 
 PARAMETER_GRADIENTS = ("weight_grad", "bias_grad", "gamma_grad", "beta_grad", "gain_grad")
 """The roles that are gradients by parameters."""
@@ -164,14 +161,6 @@ def dead_bound(sign: int) -> Callable[[View], Values]:
         return _known(view, wilson_bound(_silent(view), _units(view).shape[1], sign))
 
     return formula
-
-
-def wilson_bound(share: NDArray[np.float64] | float, n: int, sign: int) -> NDArray[np.float64]:
-    """The lower (sign -1) or upper (+1) end of the 95 % interval of a share of n (Wilson 1927)."""
-    centre = share + Z95**2 / (2 * n)
-    spread = Z95 * np.sqrt(share * (1 - share) / n + Z95**2 / (4 * n * n))
-    bound: NDArray[np.float64] = np.clip((centre + sign * spread) / (1 + Z95**2 / n), 0.0, 1.0)
-    return bound
 
 
 def _known(view: View, values: NDArray[np.float64]) -> Values:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from skipscope.diagnosis import Finding, Verdict
 from skipscope.errors import InputError
+from skipscope.intervals import student
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 from skipscope.words import number
@@ -178,12 +179,7 @@ def _spread(name: str, values: pl.Series) -> dict[str, float | None]:
 
 def interval(values: Array) -> tuple[float | None, float | None]:
     """Of the mean, at 95 %: Student's t; None for fewer than two values."""
-    from scipy.special import stdtrit
-
-    if len(values) < 2:
-        return None, None
-    half = float(stdtrit(len(values) - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(len(values))
-    return float(values.mean()) - half, float(values.mean()) + half
+    return student(values)[1:] if len(values) > 1 else (None, None)
 
 
 def block_data(readings: Readings) -> pl.DataFrame:

@@ -13,7 +13,6 @@ reading is one number of a network at a site, and these are none. So they are a 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +21,7 @@ import polars as pl
 
 from skipscope.diagnosis import Finding, Verdict
 from skipscope.errors import InputError
+from skipscope.intervals import student_half
 from skipscope.readings import Readings
 from skipscope.spec import Gains, Spec
 from skipscope.words import percent
@@ -134,12 +134,8 @@ def _over_seeds(column: str) -> dict[str, pl.Expr]:
 
 def _with_interval(table: pl.DataFrame) -> pl.DataFrame:
     """Student's interval of the mean at 95 %, from the number of seeds and their standard deviation."""
-    from scipy.special import stdtrit
-
     half = [
-        None
-        if row["deviation"] is None
-        else float(stdtrit(row["n"] - 1, 0.975)) * row["deviation"] / math.sqrt(row["n"])
+        None if row["deviation"] is None else student_half(row["n"], row["deviation"])
         for row in table.select("n", "deviation").iter_rows(named=True)
     ]
     ends = pl.Series(half, dtype=pl.Float64)

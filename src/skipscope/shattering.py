@@ -16,7 +16,6 @@ the product of its layers' kappa_0, the factor is (1 + g k)/(1 + g), and the cos
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from skipscope import draws
 from skipscope.diagnosis import SEEDS, Finding, Verdict
 from skipscope.errors import InputError, quoted, require_int
+from skipscope.intervals import Z95, student
 from skipscope.protocol import sites_of
 from skipscope.readings import Readings
 from skipscope.spec import Spec, Stage
@@ -149,7 +149,7 @@ def correlation_data(readings: Readings, *, site: str = "input") -> pl.DataFrame
     named, finite = pl.col("quantity"), pl.col("value").is_finite()
     cosine = pl.col("value").filter(named == "gradient_cosine", finite)
     inner, square = (pl.col("value").filter(named == f"gradient_{name}") for name in ("inner", "square"))
-    half = _Z95 * cosine.std() / cosine.len().sqrt()
+    half = Z95 * cosine.std() / cosine.len().sqrt()
     table = here.group_by("cell").agg(
         n=cosine.len().cast(pl.Int64),
         correlation=cosine.mean(),
@@ -266,7 +266,7 @@ def findings(readings: Readings, *, site: str = "input") -> list[Finding]:
 
 def _by_line(readings: Readings, site: str) -> Iterator[_Line]:
     data = correlation_data(readings, site=site)
-    error = (pl.col("high") - pl.col("low")) / (2 * _Z95)
+    error = (pl.col("high") - pl.col("low")) / (2 * Z95)
     known = pl.when(error > 0, pl.col("n") >= SEEDS)
     table = data.with_columns(
         z=known.then((pl.col("correlation") - pl.col("law")) / error),
@@ -297,8 +297,8 @@ def _kept(line: _Line) -> Finding:
     pairs = np.array([(shallow[seed], deep[seed]) for seed in sorted(shallow.keys() & deep.keys())]).reshape(-1, 2)
     if len(pairs) < SEEDS:
         return line.finding("correlation over depth", "cannot tell", f"{said}; {len(pairs)} draws are too few.")
-    low, high = _interval(pairs[:, 1] - KEPT * pairs[:, 0])
-    began = _interval(pairs[:, 0])[0] > 0
+    _, low, high = student(pairs[:, 1] - KEPT * pairs[:, 0])
+    began = student(pairs[:, 0])[1] > 0
     verdict: Verdict = "cannot tell"
     if began and (low > 0 or high < 0):
         verdict = "kept" if low > 0 else "shattered"
@@ -308,14 +308,6 @@ def _kept(line: _Line) -> Finding:
     elif verdict == "cannot tell":
         said += f" Whether more than {KEPT:g} of it is left these draws do not decide."
     return line.finding("correlation over depth", verdict, said)
-
-
-def _interval(values: Array) -> tuple[float, float]:
-    """Of the mean, at 95 %: Student's t."""
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(len(values) - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(len(values))
-    return float(values.mean()) - half, float(values.mean()) + half
 
 
 def _fit(line: _Line, looks: int) -> Finding:
@@ -329,7 +321,7 @@ def _halving(line: _Line, looks: int) -> Finding:
     # Where the correlation may as well be 0, or what the other law says, that this law fits says nothing.
     limit = z_limit(looks, line.last["n"])
     for row in line.rows.filter(pl.col("z_halving").is_not_null()).iter_rows(named=True):
-        error = (row["high"] - row["low"]) / (2 * _Z95)
+        error = (row["high"] - row["low"]) / (2 * Z95)
         if row["correlation"] > limit * error and (row["z"] is None or abs(row["z"]) > limit):
             return found
     told = f"{found.statement} Nor would these draws show another law."
@@ -355,7 +347,7 @@ def _held(line: _Line, rule: str, column: str, z: str, looks: int) -> Finding:
         if column == "law":
             said += " The law is that of infinite width; at this one draws differ, and a floor remains."
     else:
-        error = worst["limit"] * (worst["high"] - worst["low"]) / (2 * _Z95)
+        error = worst["limit"] * (worst["high"] - worst["low"]) / (2 * Z95)
         said += f" A distance of {number(error, 2)} there would have shown."
     return line.finding(rule, "law does not hold" if off else "law holds", said)
 
@@ -364,6 +356,3 @@ def _with_interval(row: dict[str, Any]) -> str:
     if row["low"] is None:
         return number(row["correlation"], 2)
     return f"{number(row['correlation'], 2)} ({number(row['low'], 2)} to {number(row['high'], 2)})"
-
-
-_Z95 = 1.959963984540054

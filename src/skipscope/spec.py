@@ -348,6 +348,11 @@ class Spec:
         """Whether a last norm and activation stand between the body and the head (He et al. 2016, section 3.1)."""
         return bool(self.stages) and self.stages[-1].order == "pre-activation"
 
+    @property
+    def coupled(self) -> bool:
+        """Whether batch normalisation lets the samples of a batch depend on each other."""
+        return "batch" in {self.stem.norm, *(stage.norm for stage in self.stages)}
+
     @cached_property
     def stem_layer(self) -> Layer:
         """The input layer."""

@@ -450,7 +450,7 @@ def check_engine(build: Build, *, together: int = 3) -> None:
 
 def _fewest(spec: Spec) -> int:
     """The fewest samples that a network takes."""
-    return 2 if "batch" in {spec.stem.norm, *(stage.norm for stage in spec.stages)} else 1
+    return 2 if spec.coupled else 1
 
 
 def _has_twin(spec: Spec) -> bool:

@@ -560,5 +560,5 @@ def _require_fit(spec: Spec, data: Dataset, recipe: Recipe) -> None:
         )
     if recipe.batch > data.train.size:
         raise InputError(f"batch={recipe.batch} is more than {data.name} has to train on, {data.train.size}.")
-    if "batch" in {spec.stem.norm, *(stage.norm for stage in spec.stages)} and recipe.batch == 1:
+    if spec.coupled and recipe.batch == 1:
         raise InputError("batch=1 leaves batch normalisation nothing to compare: use 2 samples or more a step.")

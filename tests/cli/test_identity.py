@@ -49,8 +49,8 @@ def test_a_part_alone(succeeded: Callable[..., str]):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--rates", "fast"], "--rates must be numbers, separated by commas; got 'fast'."),
-        (["--scales", "1,,2"], "--scales must be numbers, separated by commas; got '1,,2'."),
+        (["--rates", "fast"], "--rates must be numbers such as 0.1,0.01; got 'fast'."),
+        (["--scales", "1,,2"], "--scales must be numbers such as 0.1,0.01; got '1,,2'."),
         (["--scales", "nan"], "scale must be a finite number"),
         (["--width", "20"], "width must be at least 32"),
         (["--depths", "5"], "depth must be even"),

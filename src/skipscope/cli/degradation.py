@@ -10,7 +10,6 @@ import polars as pl
 from skipscope.cli import options, printing
 from skipscope.cli.printing import Shown
 from skipscope.cli.study import study
-from skipscope.errors import InputError, quoted
 from skipscope.readings import Readings
 
 _OVERVIEW = ("design", "norm", "layers", "rate", "n", "stopped")
@@ -59,21 +58,13 @@ def _gradients(readings: Readings) -> pl.DataFrame:
     )
 
 
-def _rates(context: click.Context, option: click.Parameter, value: str) -> list[float]:
-    """`0.001,0.01,0.1`."""
-    try:
-        return [float(each) for each in value.split(",")]
-    except ValueError:
-        raise InputError(f"--rate must be numbers such as 0.001,0.01,0.1; got {quoted(value)}.") from None
-
-
 def _norms(context: click.Context, option: click.Parameter, value: str) -> list[str]:
     """`none,batch`."""
     return [name.strip() for name in value.split(",") if name.strip()]
 
 
 @click.command()
-@click.option("--data", default="digits", show_default=True, help="What is learned: digits or patterns.")
+@options.data
 @options.depths("6,20,44", about="Weight layers: 6,20,44 or first:last:step; blocks of residual and twin.")
 @options.width(32)
 @options.designs("plain,matched")
@@ -84,15 +75,15 @@ def _norms(context: click.Context, option: click.Parameter, value: str) -> list[
     callback=_norms,
     help="none, batch and layer, separated by commas.",
 )
-@click.option("--order", default="after-add", show_default=True, help="before-add, after-add or pre-activation.")
-@click.option("--steps", type=int, default=500, show_default=True, help="Steps of training.")
+@options.order
+@options.steps(500)
 @options.batch(64, "Samples a step.")
 @click.option(
     "--rate",
     "rates",
     default="0.001,0.01,0.1",
     show_default=True,
-    callback=_rates,
+    callback=options.numbers(float, "0.001,0.01,0.1"),
     help="Learning rates; of several, every network gets the best.",
 )
 @click.option("--schedule", default="constant", show_default=True, help="Of the rate: constant, drops or cosine.")

@@ -9,16 +9,7 @@ import click
 from skipscope.cli import options
 from skipscope.cli.printing import Shown
 from skipscope.cli.study import study
-from skipscope.errors import InputError
 from skipscope.readings import Readings
-
-
-def _numbers(context: click.Context, option: click.Parameter, value: str) -> list[float]:
-    """`0.1,0.01`."""
-    try:
-        return [float(piece) for piece in value.split(",")]
-    except ValueError:
-        raise InputError(f"{option.opts[0]} must be numbers, separated by commas; got {value!r}.") from None
 
 
 def _shown(readings: Readings) -> Shown:
@@ -53,7 +44,7 @@ def _shown(readings: Readings) -> Shown:
     "--scales",
     default="1,0.1,0.01,0.001,0.0001",
     show_default=True,
-    callback=_numbers,
+    callback=options.numbers(float, "0.1,0.01"),
     help="Scales of the block's weights.",
 )
 @options.depths("4,10,22", about="Weight layers of the stacks: 4,10,22 or first:last:step.")
@@ -63,10 +54,10 @@ def _shown(readings: Readings) -> Shown:
     "--rates",
     default="0.3,0.1,0.03,0.01,0.003,0.001",
     show_default=True,
-    callback=_numbers,
+    callback=options.numbers(float, "0.1,0.01"),
     help="Learning rates that every stack is trained at.",
 )
-@click.option("--steps", type=int, default=600, show_default=True, help="Updates of a training.")
+@options.steps(600)
 @options.batch(64, "Samples a step.")
 @click.option("--only", type=click.Choice(["block", "stacks"]), help="Leave the other part of the study out.")
 @study("the identity", title="The identity, with and without a shortcut", shown=_shown, seeds=8)

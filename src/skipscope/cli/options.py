@@ -56,6 +56,18 @@ def _depths(context: click.Context, option: click.Parameter, value: str) -> list
     return found
 
 
+def numbers(parse: Callable[[str], Any], example: str) -> Callable[..., list[Any] | None]:
+    """A callback that reads numbers separated by commas; where an option was not given, it stays so."""
+
+    def read(context: click.Context, option: click.Parameter, value: str | None) -> list[Any] | None:
+        try:
+            return None if value is None else [parse(piece) for piece in value.split(",")]
+        except ValueError:
+            raise InputError(f"{option.opts[0]} must be numbers such as {example}; got {quoted(value)}.") from None
+
+    return read
+
+
 def _gain(context: click.Context, option: click.Parameter, value: str) -> float | str:
     """A gain is a number if it reads as one, else the name of a rule."""
     try:
@@ -147,6 +159,32 @@ network = several(
     _number("--depth", 28, "Layers of plain, blocks of residual networks."),
     dense,
 )
+
+
+# -------------------------------------------------------------------------------------------------------- training
+
+data = click.option("--data", default="digits", show_default=True, help="What is learned: digits or patterns.")
+order = click.option("--order", default="after-add", show_default=True, help="before-add, after-add or pre-activation.")
+
+
+def steps(default: int) -> Callable[[Command], Command]:
+    """`--steps`."""
+    return _number("--steps", default, "Steps of training.")
+
+
+trained = several(
+    click.option(
+        "--depth", type=int, default=8, show_default=True, help="Blocks of residual networks, layers of plain."
+    ),
+    width(32),
+    data,
+    order,
+    click.option("--norm", default="batch", show_default=True, help="none, batch or layer."),
+    steps(300),
+    click.option("--rate", type=float, default=0.1, show_default=True, help="The learning rate."),
+    batch(64, "Samples a step."),
+)
+"""Networks of one depth, and how they are trained before somebody looks into them."""
 
 
 # ------------------------------------------------------------------------------------------------- seeds and outputs

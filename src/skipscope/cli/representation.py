@@ -38,14 +38,7 @@ def _beside(readings: Readings) -> dict[str, dict[str, Any]]:
 
 @click.command()
 @options.designs("twin,residual")
-@click.option("--depth", type=int, default=8, show_default=True, help="Blocks of residual networks, layers of plain.")
-@options.width(32)
-@click.option("--data", default="digits", show_default=True, help="What is learned: digits or patterns.")
-@click.option("--order", default="after-add", show_default=True, help="before-add, after-add or pre-activation.")
-@click.option("--norm", default="batch", show_default=True, help="none, batch or layer.")
-@click.option("--steps", type=int, default=300, show_default=True, help="Steps of training.")
-@click.option("--rate", type=float, default=0.1, show_default=True, help="The learning rate.")
-@options.batch(64, "Samples a step.")
+@options.trained
 @study("what depth has learned", title="What every depth has learned", shown=_shown, seeds=8, beside=_beside)
 def representation(*, steps: int, rate: float, batch: int, **asked: Any) -> Readings:
     """What a linear classifier reads at every depth, untrained and trained."""

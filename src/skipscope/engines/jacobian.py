@@ -149,8 +149,7 @@ def linearise(network: NumpyNetwork, batch: Any, *, sample: int = 0) -> Linear:
     if require_int("sample", sample, least=0) >= max(rows, 1):
         raise InputError(f"sample={sample} is not in a batch of {rows} samples, which are counted from 0.")
     spec = network.spec
-    coupled = "batch" in {spec.stem.norm, *(stage.norm for stage in spec.stages)}
-    if not coupled and rows > 1:
+    if not spec.coupled and rows > 1:
         x, rows, sample = x[..., sample : sample + 1, :], 1, 0
     _, tape = network.taped(x)
     return Linear(network, tuple(tape), "network", rows, sample, spec.stem.features, spec.head.features)

@@ -217,8 +217,7 @@ class NumpyNetwork:
             raise InputError(
                 f"batch has {int((~np.isfinite(x)).sum())} entries that are nan or inf: mend the data first."
             )
-        batch_norm = "batch" in {self.spec.stem.norm, *(stage.norm for stage in self.spec.stages)}
-        if batch_norm and x.shape[-2] == 1 and not self._fixed:
+        if self.spec.coupled and x.shape[-2] == 1 and not self._fixed:
             raise InputError(
                 "batch of 1 sample: batch normalisation over one sample is 0 whatever comes in; give 2 or more."
             )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from skipscope.draws import CotangentKind
 from skipscope.errors import InputError
-from skipscope.formulas import Z95
+from skipscope.intervals import Z95
 from skipscope.paths.law import PathLaw, lengths_of, path_law
 from skipscope.readings import Readings
 from skipscope.spec import Spec

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import polars as pl
 
-from skipscope.diagnosis import SEEDS, Finding
+from skipscope.diagnosis import SEEDS, Finding, Verdict
 from skipscope.paths.lengths import misfit_data, with_weights
 from skipscope.readings import Readings
 from skipscope.words import number
@@ -62,7 +62,7 @@ def _finding(row: dict[str, Any], evidence: pl.DataFrame) -> Finding:
         rule=_RULES[row["estimate"]],
         cell=row["cell"],
         subject=_subject(row),
-        verdict=cast(Any, verdict),  # words of these rules' own
+        verdict=verdict,
         statement=said,
         evidence=evidence,
         threshold=_THRESHOLDS[row["estimate"]],
@@ -90,7 +90,7 @@ def _subject(row: dict[str, Any]) -> str:
     return f"the {row['design'] or 'network'} design at depth {row['depth']}, width {row['width']}{order}{norm}{gain}"
 
 
-def _verdict(row: dict[str, Any]) -> tuple[str, str]:
+def _verdict(row: dict[str, Any]) -> tuple[Verdict, str]:
     whose = "In a typical draw" if row["estimate"] == "typical" else "In the energy of all draws together"
     interval = "" if row["low"] is None else f" (95 % interval {number(row['low'])} to {number(row['high'])})"
     said = (
@@ -114,7 +114,7 @@ def _verdict(row: dict[str, Any]) -> tuple[str, str]:
     return verdict, f"{said} {_why(row, verdict)}".rstrip()
 
 
-def _why(row: dict[str, Any], verdict: str) -> str:
+def _why(row: dict[str, Any], verdict: Verdict) -> str:
     """Why the law fails; or that it should, where these draws do not show it."""
     if row["refusal"]:
         shown = "" if verdict == "law does not hold" else ", though these draws do not show it beyond the threshold"
@@ -126,13 +126,13 @@ def _why(row: dict[str, Any], verdict: str) -> str:
     return ""
 
 
-def _compared_typical(row: dict[str, Any]) -> str:
+def _compared_typical(row: dict[str, Any]) -> Verdict:
     if row["distance_low"] > DISTANCE_OF_ONE:
         return "law does not hold"
     return "law holds" if row["distance_high"] <= DISTANCE_OF_ONE else "cannot tell"
 
 
-def _compared_pooled(row: dict[str, Any]) -> str:
+def _compared_pooled(row: dict[str, Any]) -> Verdict:
     room = SHIFT * row["law_sd"] + _ROUNDING * max(row["junctions"], 1)
     low, high = row["low"] - row["law_mean"], row["high"] - row["law_mean"]
     if low > room or high < -room:

@@ -38,7 +38,7 @@ from skipscope.readings import Readings
 from skipscope.spec import Spec
 from skipscope.studies import room
 from skipscope.studies.gather import gather
-from skipscope.studies.named import NAMED_DESIGNS, coupled, listed, listed_depths, named_design
+from skipscope.studies.named import NAMED_DESIGNS, listed, listed_depths, named_design
 from skipscope.studies.tabulated import tabulated
 
 __all__ = [
@@ -194,7 +194,7 @@ def correlation(
             if cosine is not None and spec.stem.features < 2:
                 raise InputError("features must be at least 2 for two inputs of a chosen cosine; or use cosine=None.")
             factors = {"study": "correlation", "design": name, "depth": depth, **regime}
-            samples = require_int("batch", batch, least=2) if coupled(spec) else 2
+            samples = require_int("batch", batch, least=2) if spec.coupled else 2
             cells.append(CorrelationCell(spec, factors, cosine, samples, chosen))
     return gather(
         measure, cells, seeds, numbers=_numbers, readings=_readings, chunk=chunk, jobs=jobs, progress=progress
@@ -220,7 +220,7 @@ def measure(cell: CorrelationCell, seeds: tuple[int, ...]) -> Readings:
 
 def _pairs(network: NumpyNetwork, batch: Array, v: Array, sites: Sequence[str]) -> dict[str, Pair]:
     """Both samples' activations and gradients at the sites: each sample's gradient is that of its own output."""
-    rows: list[slice] = [slice(0, 1), slice(1, 2)] if coupled(network.spec) else [slice(0, 2)]
+    rows: list[slice] = [slice(0, 1), slice(1, 2)] if network.spec.coupled else [slice(0, 2)]
     found = {site: Pair(np.empty(0), np.empty(0)) for site in sites}
     for which in rows:
         sent = np.zeros((*batch.shape[:2], v.shape[-1]))

@@ -28,7 +28,7 @@ from skipscope.readings import Readings
 from skipscope.spec import Spec
 from skipscope.studies import room
 from skipscope.studies.gather import gather
-from skipscope.studies.named import NAMED_DESIGNS, coupled, listed, listed_depths, named_design
+from skipscope.studies.named import NAMED_DESIGNS, listed, listed_depths, named_design
 from skipscope.studies.tabulated import tabulated
 
 __all__ = [
@@ -277,7 +277,7 @@ def jacobian(
             factors={"study": "jacobian", "design": name, "depth": depth, "part": part},
             part=part,  # type: ignore[arg-type]  # chosen among them
             blocks=blocks and part == of_blocks,
-            batch=require_int("batch", batch, least=2) if coupled(spec) else 1,
+            batch=require_int("batch", batch, least=2) if spec.coupled else 1,
         )
         for name in names
         for depth in listed_depths(depths)

@@ -9,7 +9,7 @@ from skipscope.designs import design
 from skipscope.errors import InputError, as_list, choose, quoted, require_int
 from skipscope.spec import Spec
 
-__all__ = ["NAMED_DESIGNS", "coupled", "listed", "listed_depths", "named_design"]
+__all__ = ["NAMED_DESIGNS", "listed", "listed_depths", "named_design"]
 
 NAMED_DESIGNS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "plain": ("plain", {}),
@@ -23,11 +23,6 @@ NAMED_DESIGNS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "residual, batch norm": ("residual", {"order": "pre-activation", "norm": "batch"}),
 }
 """By name: one of `skipscope.designs.DESIGNS`, and fields of `Spec.dense`."""
-
-
-def coupled(spec: Spec) -> bool:
-    """Whether batch normalisation lets samples depend on each other."""
-    return "batch" in {spec.stem.norm, *(stage.norm for stage in spec.stages)}
 
 
 def named_design(name: str, *, depth: int, width: int, **fields: Any) -> Spec:

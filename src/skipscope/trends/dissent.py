@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from skipscope.errors import InputError
-from skipscope.formulas import wilson_bound
+from skipscope.intervals import wilson_bound
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 from skipscope.trends.fits import RATIO

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from skipscope.designs import DESIGNS
 from skipscope.errors import InputError, require_type
+from skipscope.intervals import student
 from skipscope.readings import CELLS, Readings
 from skipscope.spec import Spec
 from skipscope.summary import Summary, summarise
@@ -273,11 +274,8 @@ def _slopes(x: Values, y: Values) -> Values:
 
 def _interval(name: str, values: Values) -> dict[str, float]:
     """The mean over seeds with its 95 % interval."""
-    from scipy.special import stdtrit  # only whoever fits needs SciPy
-
-    mean, n = float(values.mean()), len(values)
-    half = float(stdtrit(n - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(n)
-    return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
+    mean, low, high = student(values)
+    return {name: mean, f"{name}_low": low, f"{name}_high": high}
 
 
 def _law(group: _Group, quantity: str, column: str, summary: Summary) -> Values | None:

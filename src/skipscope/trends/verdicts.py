@@ -6,11 +6,11 @@ A rule each for trends of signal and gradient, for the law, and for the notebook
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import polars as pl
 
-from skipscope.diagnosis import FACTOR, SEEDS, Finding
+from skipscope.diagnosis import FACTOR, SEEDS, Finding, Verdict
 from skipscope.readings import Readings
 from skipscope.trends.dissent import DISSENT, contradictions
 from skipscope.trends.fits import RATES, RATIO, rates
@@ -67,7 +67,7 @@ def findings(readings: Readings) -> list[Finding]:
 
 def _trend(row: dict[str, Any]) -> Finding:
     what = RATES[row["quantity"]][0]
-    verdict = _trend_verdict(row) if row["n"] >= SEEDS else "cannot tell"
+    verdict: Verdict = _trend_verdict(row) if row["n"] >= SEEDS else "cannot tell"
     if row["rate"] is None:
         said = f"Of {row['subject']}, {row['n']} draws have a finite {what} at every depth: too few for a trend."
     else:
@@ -84,7 +84,7 @@ def _trend(row: dict[str, Any]) -> Finding:
     return _finding(row, f"trend of the {what}", verdict, said, _TREND, _TREND_SOURCE)
 
 
-def _trend_verdict(row: dict[str, Any]) -> str:
+def _trend_verdict(row: dict[str, Any]) -> Verdict:
     """By what the norm does over the span; the rates are of ln of its square."""
     limit = 2 * math.log(FACTOR) / row["span"]
     if row["rate_low"] > limit:
@@ -113,7 +113,7 @@ def _exp(x: float) -> float:
 def _fit(row: dict[str, Any]) -> Finding:
     what = RATES[row["quantity"]][0]
     if row["z"] is None or row["n"] < SEEDS:
-        verdict = "cannot tell"
+        verdict: Verdict = "cannot tell"
         said = f"{row['n']} draws of {row['subject']} are too few to compare with a law: measure {SEEDS} at least."
     else:
         error = row["rate_sd"] / math.sqrt(row["n"])
@@ -130,12 +130,12 @@ def _fit(row: dict[str, Any]) -> Finding:
     return _finding(row, f"law of the {what}", verdict, said, _FIT, "docs, What theory predicts")
 
 
-def _finding(row: dict[str, Any], rule: str, verdict: str, said: str, threshold: str, source: str) -> Finding:
+def _finding(row: dict[str, Any], rule: str, verdict: Verdict, said: str, threshold: str, source: str) -> Finding:
     return Finding(
         rule=rule,
         cell=row["cell"],
         subject=row["subject"],
-        verdict=cast(Any, verdict),  # words of these rules' own
+        verdict=verdict,
         statement=said,
         evidence=pl.DataFrame([row]),
         threshold=threshold,
@@ -148,7 +148,7 @@ def _agreement(shares: pl.DataFrame) -> Finding:
     sent = ", output gradient of ones" if deepest["cotangent"] == "ones" else ""
     subject = f"{deepest['against']} against {deepest['design']}, width {deepest['width']}{sent}"
     known = shares.filter(pl.col("n") > 0)
-    verdict = "cannot tell" if known.height < shares.height else _agreement_verdict(known)
+    verdict: Verdict = "cannot tell" if known.height < shares.height else _agreement_verdict(known)
     if known.is_empty():
         said = f"No draw of {subject} has both ratios."
     else:
@@ -165,7 +165,7 @@ def _agreement(shares: pl.DataFrame) -> Finding:
         rule="the notebook's conclusion",
         cell=deepest["cell"],
         subject=subject,
-        verdict=cast(Any, verdict),  # words of this rule's own
+        verdict=verdict,
         statement=said,
         evidence=shares,
         threshold=_AGREE,
@@ -173,7 +173,7 @@ def _agreement(shares: pl.DataFrame) -> Finding:
     )
 
 
-def _agreement_verdict(shares: pl.DataFrame) -> str:
+def _agreement_verdict(shares: pl.DataFrame) -> Verdict:
     if (shares["low"] > 0.5).all():
         return "contradicted"
     if (shares["low"] > DISSENT).any():
