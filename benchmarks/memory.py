@@ -10,7 +10,7 @@ from benchmarks.timing import COLUMNS, Bound, Row, ratios, table
 FEW, MANY = 1000, 10_000
 
 # Linux keeps a process's peak in /proc; its ru_maxrss would begin at the peak of the process that started this one.
-_PEAK = """
+PEAK = """
 import pathlib, resource, sys
 status = pathlib.Path("/proc/self/status")
 if status.exists():
@@ -46,5 +46,5 @@ def section() -> str:
 
 def _peaks(code: str, *, seeds: int, n: int) -> list[float]:
     """MiB of n interpreters."""
-    command = [sys.executable, "-c", code.format(seeds=seeds) + _PEAK]
+    command = [sys.executable, "-c", code.format(seeds=seeds) + PEAK]
     return [float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(n)]

@@ -9,7 +9,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import depth, imports, memory, sweeps, training
+from benchmarks import depth, images, imports, memory, sweeps, training
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PACKAGES = ("skipscope", "numpy", "polars", "scipy", "joblib", "torch", "jax")
@@ -20,6 +20,7 @@ SECTIONS = {
     "memory": memory.section,
     "depth": depth.section,
     "training": training.section,
+    "images": images.section,
 }
 
 

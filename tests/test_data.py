@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from skipscope import InputError, Spec, build, data, draws
 from skipscope.data import Dataset, Samples
+from skipscope.data.order import stratified
 from skipscope.losses import CrossEntropy, MeanSquaredError
 
 SEEDS = st.integers(0, 2**63 - 1)
@@ -246,7 +247,7 @@ def test_digits_say_where_they_are_from(digits: Dataset):
 def test_stratified(labels: Any, share: float):
     size = int(share * len(labels))
 
-    taken = data._stratified(labels, size)
+    taken = stratified(labels, size)
 
     assert taken.sum() == size
     counts = np.bincount(labels)

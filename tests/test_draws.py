@@ -89,10 +89,93 @@ def test_both_precisions_use_the_same_normals(init: Init):
             assert np.array_equal(array.astype(np.float32), narrow[site])
 
 
-def test_a_network_in_an_ensemble_is_contiguous():
-    spec = Spec.dense(width=5, blocks=2, features=3)
-
+@pytest.mark.parametrize("spec", [Spec.dense(width=5, blocks=2, features=3), Spec.cifar(8, width=2, shortcut="B")])
+def test_a_network_in_an_ensemble_is_contiguous(spec: Spec):
     assert all(array[1].flags.c_contiguous for array in draws.weights(spec, SEEDS).values())
+
+
+# ---------------------------------------------------------------------------------------------------- convolutions
+
+
+def convolutional(**fields: Any) -> Spec:
+    """8 layers, of 2, 4 and 8 channels."""
+    chosen: dict[str, Any] = {"width": 2, "dtype": "float64"} | fields
+    return Spec.cifar(8, **chosen)
+
+
+def test_projections_are_drawn_after_the_body():
+    spec = convolutional(shortcut="B", init="lecun", classes=5)
+    drawn = draws.weights(spec, SEEDS)
+
+    body = [f"stage{stage}.block1.layer{layer}" for stage in (1, 2, 3) for layer in (1, 2)]
+    order = ["stem", "head", *body, "stage2.block1.shortcut", "stage3.block1.shortcut"]
+    known = {layer.site: layer for layer in (*spec.layers, *spec.projections)}
+    stream = draws.normals(SEEDS, "weights", (sum(layer.weights for layer in known.values()),))
+    start = 0
+    for site in order:
+        layer = known[site]
+        normals = stream[:, start : start + layer.weights].reshape(len(SEEDS), *layer.weight_shape)
+        assert np.array_equal(drawn[site], normals * (layer.n_in * layer.kernel**2) ** -0.5), site
+        start += layer.weights
+    assert start == stream.shape[1]
+    assert drawn["stage2.block1.layer1"].shape == (3, 4, 2, 3, 3)
+    assert drawn["stage2.block1.shortcut"].shape == (3, 4, 2, 1, 1)
+    assert drawn["head"].shape == (3, 5, 8)
+    assert list(drawn) == [layer.site for layer in (*spec.layers, *spec.projections)]
+
+
+@pytest.mark.parametrize("shortcut", ["none", "A-both", "B", "C"])
+def test_every_shortcut_option_has_the_same_draw(shortcut: Any):
+    reference = draws.weights(convolutional(), SEEDS)
+    drawn = draws.weights(convolutional(shortcut=shortcut), SEEDS)
+
+    assert all(np.array_equal(drawn[site], array) for site, array in reference.items())
+    assert draws.begins(convolutional(), convolutional(shortcut=shortcut))
+
+
+def test_a_shallow_network_of_several_widths_is_not_the_beginning_of_a_deep_one():
+    shallow, deep = Spec.cifar(8, width=2), Spec.cifar(14, width=2)
+
+    assert not draws.begins(shallow, deep)
+    assert draws.begins(shallow, shallow)
+
+
+@pytest.mark.parametrize(("init", "variance"), [("he", 2 / 72), ("xavier", 2 / (72 + 36)), ("lecun", 1 / 72)])
+def test_initialisations_of_convolutions(init: Init, variance: float):
+    stem = Stem(kind="conv3", features=8, width=4, size=4)
+    spec = Spec(stem=stem, stages=(), head=Head(features=3, kind="pooled"), init=init)
+    weights = draws.weights(spec, range(1000))["stem"]
+
+    # 288,000 entries: the mean square has the relative standard deviation sqrt(2/N) = 0.26 %; 4 of them.
+    assert np.mean(weights**2) == pytest.approx(variance, rel=4 * (2 / weights.size) ** 0.5)
+
+
+def test_torch_initialisation_of_a_convolution_is_that_of_torch():
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        theirs = torch.nn.Conv2d(8, 60, 3).weight
+    stem = Stem(kind="conv3", features=8, width=60, size=4)
+    spec = Spec(stem=stem, stages=(), head=Head(features=3, kind="pooled"), init="torch")
+    ours = draws.weights(spec, range(10))["stem"]
+
+    assert tuple(theirs.shape) == ours.shape[1:]
+    assert max(theirs.abs().max().item(), abs(ours).max()) <= 72**-0.5
+    # 4320 and 43,200 entries of a uniform law: relative standard deviations 2/sqrt(5 N) = 1.4 % and 0.4 %; 4 of them.
+    assert theirs.square().mean().item() == pytest.approx(1 / (3 * 72), rel=4 * 0.014)
+    assert np.mean(ours**2) == pytest.approx(1 / (3 * 72), rel=4 * 0.0043)
+
+
+def test_the_head_of_a_convolutional_network_alone_has_a_bias():
+    zero = draws.biases(convolutional(dtype="float32"), SEEDS)
+    uniform = draws.biases(convolutional(init="torch"), range(500))
+
+    assert {site: (array.shape, str(array.dtype)) for site, array in zero.items()} == {"head": ((3, 10), "float32")}
+    assert not zero["head"].any()
+    assert set(uniform) == {"head"}
+    # 5000 entries of Var 1/(3 fan-in), fan-in 8: relative standard deviation 2/sqrt(5 N) = 1.3 %; 4 of them.
+    assert np.mean(uniform["head"] ** 2) == pytest.approx(1 / 24, rel=4 * 0.013)
 
 
 # ------------------------------------------------------------------------------------------------- initialisation

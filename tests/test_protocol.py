@@ -78,6 +78,60 @@ def test_blocks_are_numbered_through_all_stages():
     }
 
 
+def test_sites_of_a_convolutional_network():
+    stages = (
+        Stage(blocks=1, width=4, kind="basic", layers=1, shortcut="A", order="after-add"),
+        Stage(blocks=1, width=2, kind="bottleneck", layers=3, stride=2, shortcut="B", order="after-add", norm="batch"),
+    )
+    stem = Stem(kind="conv7", features=3, width=4, size=32, norm="batch")
+
+    assert sites_of(Spec(stem=stem, stages=stages, head=Head(features=5, kind="pooled"))) == (
+        Site("input", 0, 0, "input", "images of 3 channels, 32x32"),
+        Site("stem", 1, 1, "layer", "conv 7x7, 3 to 4, stride 2, batch norm, relu", "relu", outer="first"),
+        Site("stem.pool", 2, 1, "module", "max pooling 3x3, stride 2", ends="entry"),
+        Site("stage1.block1.layer1", 3, 2, "layer", "conv 3x3, 4 to 4"),
+        Site("stage1.block1", 4, 2, "junction", "identity shortcut + branch", "relu", block=1),
+        Site("stage2.block1.layer1", 5, 3, "layer", "conv 1x1, 4 to 2, stride 2, batch norm, relu", "relu"),
+        Site("stage2.block1.layer2", 6, 4, "layer", "conv 3x3, 2 to 2, batch norm, relu", "relu"),
+        Site("stage2.block1.layer3", 7, 5, "layer", "conv 1x1, 2 to 8, batch norm"),
+        Site("stage2.block1.shortcut", 8, 5, "layer", "conv 1x1, 4 to 8, stride 2, batch norm"),
+        Site("stage2.block1", 9, 5, "junction", "projection shortcut + branch", "relu", block=2, ends="exit"),
+        Site("head.pool", 10, 5, "module", "mean over 4x4 positions"),
+        Site("head", 11, 6, "layer", "affine 8 to 5", outer="last"),
+        Site("network", 12, 6, "network", "the network as a whole"),
+    )
+
+
+@pytest.mark.parametrize(("shortcut", "name"), [("A", "zero-padded"), ("A-both", "zero-padded (both sides)")])
+def test_sites_of_a_pre_activation_convolutional_network(shortcut: Any, name: str):
+    sites = sites_of(Spec.cifar(8, shortcut=shortcut, order="pre-activation"))
+
+    assert [(site.site, site.name) for site in sites[-4:]] == [
+        ("final", "last batch norm and activation"),
+        ("head.pool", "mean over 8x8 positions"),
+        ("head", "affine 64 to 10"),
+        ("network", "the network as a whole"),
+    ]
+    assert {site.site: site.name for site in sites if site.kind == "junction"} == {
+        "stage1.block1": "identity shortcut + branch",
+        "stage2.block1": f"{name} shortcut + branch",
+        "stage3.block1": f"{name} shortcut + branch",
+    }
+    assert sites[1] == Site("stem", 1, 1, "layer", "conv 3x3, 3 to 16", ends="entry", outer="first")
+
+
+@pytest.mark.parametrize("spec", [Spec.cifar(110), Spec.imagenet(50), Spec.imagenet(34, shortcut="C")])
+def test_layers_of_the_papers_networks_count_in_depth_and_projections_do_not(spec: Spec):
+    sites = sites_of(spec)
+    own = {layer.site for layer in spec.projections}
+
+    layers = [site for site in sites if site.kind == "layer" and site.site not in own]
+    assert [site.site for site in layers] == [layer.site for layer in spec.layers]
+    assert [site.depth for site in layers] == list(range(1, spec.depth + 1))
+    assert own <= {site.site for site in sites}
+    assert [site.depth for site in sites] == sorted(site.depth for site in sites)
+
+
 def test_every_spec_has_sites_in_order_of_execution():
     for spec in specs(together=3):
         sites = sites_of(spec)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from skipscope import InputError, Spec
 from skipscope.errors import choose, require_int, require_number
-from skipscope.spec import Gains, Head, Stage, Stem
+from skipscope.spec import Gains, Head, Layer, Stage, Stem
 
 DENSE: dict[str, Any] = {"width": 8, "blocks": 3}
 
@@ -53,6 +53,7 @@ def refusal(**fields: Any) -> str:
             "shortcut must be one of 'none', 'identity'; got 'identiy'. Did you mean 'identity'?",
         ),
         ({"shortcut": True}, "shortcut must be one of 'none', 'identity'; got True."),
+        ({"shortcut": "A"}, "shortcut must be one of 'none', 'identity'; got 'A'."),
         (
             {"order": "pre-activated"},
             "order must be one of 'before-add', 'after-add', 'pre-activation'; got 'pre-activated'. "
@@ -74,7 +75,7 @@ def refusal(**fields: Any) -> str:
         ({"shortcut_gain": float("inf")}, "shortcut_gain must be a finite number; got inf."),
         (
             {"branch_gain": "1/l"},
-            "branch_gain must be one of '1/sqrt(L)', '1/L', 'zero'; got '1/l'. Did you mean '1/L'?",
+            "branch_gain must be one of '1/sqrt(L)', '1/L', 'zero', 'zero-gamma'; got '1/l'. Did you mean '1/L'?",
         ),
         ({"shortcut_gain": "zero"}, "shortcut_gain must be one of '1/sqrt(L)', '1/L'; got 'zero'."),
         (
@@ -96,6 +97,10 @@ def refusal(**fields: Any) -> str:
             "Use another number, or shortcut='identity'.",
         ),
         (
+            {"branch_gain": "zero-gamma", "norm": "batch", "order": "after-add"},
+            "branch_gain='zero-gamma' is for convolutional stages; branch_gain='zero' starts a dense branch at 0.",
+        ),
+        (
             {"norm": "batch", "bias": True},
             "bias=True in stage 1 has no effect: batch normalisation subtracts the batch mean, and has a bias of its "
             "own. Use bias=False.",
@@ -114,6 +119,15 @@ def stage(**fields: Any) -> Stage:
     return Stage(**{"blocks": 1, "width": 4} | fields)
 
 
+def image_stem(**fields: Any) -> Stem:
+    chosen: dict[str, Any] = {"kind": "conv3", "features": 3, "width": 4, "size": 8} | fields
+    return Stem(**chosen)
+
+
+def images(*stages: Stage, **fields: Any) -> Spec:
+    return Spec(stem=image_stem(), stages=stages, head=Head(features=5, kind="pooled"), **fields)
+
+
 def network(*stages: Stage, width: int = 4, **fields: Any) -> Spec:
     return Spec(stem=Stem(features=4, width=width), stages=stages, head=Head(features=4), **fields)
 
@@ -124,14 +138,20 @@ def network(*stages: Stage, width: int = 4, **fields: Any) -> Spec:
         (lambda: stage(stride=2), "stride must be 1 in a dense stage, which has no positions to skip; got 2."),
         (lambda: stage(stride=1.0), "stride must be a whole number of at least 1; got 1.0."),
         (lambda: stage(blocks=0), "blocks must be at least 1; got 0."),
-        (lambda: stage(kind="conv"), "stage kind must be one of 'dense'; got 'conv'."),
-        (lambda: Stem(features=4, width=4, kind="conv"), "stem kind must be one of 'dense'; got 'conv'."),  # type: ignore[arg-type]
+        (
+            lambda: stage(kind="conv"),
+            "stage kind must be one of 'dense', 'basic', 'bottleneck', 'bottleneck-v1.5'; got 'conv'.",
+        ),
+        (
+            lambda: Stem(features=4, width=4, kind="conv"),  # type: ignore[arg-type]
+            "stem kind must be one of 'dense', 'conv3', 'conv7'; got 'conv'. Did you mean 'conv7'?",
+        ),
         (lambda: Stem(features=4, width=4, norm="x"), "stem norm must be one of 'none', 'batch', 'layer'; got 'x'."),  # type: ignore[arg-type]
         (
             lambda: Stem(features=4, width=4, activation="relu6"),  # type: ignore[arg-type]
             "stem activation must be one of 'relu', 'tanh', 'linear'; got 'relu6'. Did you mean 'relu'?",
         ),
-        (lambda: Head(features=4, kind="conv"), "head kind must be one of 'dense'; got 'conv'."),  # type: ignore[arg-type]
+        (lambda: Head(features=4, kind="conv"), "head kind must be one of 'dense', 'pooled'; got 'conv'."),  # type: ignore[arg-type]
         (
             lambda: network(stage(), stage(width=6)),
             "stage 2 has width 6 but 4 features come in: an identity shortcut adds arrays of one shape. Give it "
@@ -168,6 +188,93 @@ def network(*stages: Stage, width: int = 4, **fields: Any) -> Spec:
     ],
 )
 def test_refusals_of_parts_and_twins(make, message: str):
+    with pytest.raises(InputError) as caught:
+        make()
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Stem(features=4, width=4, size=8), "size must be 0 for a dense stem, which takes no images; got 8."),
+        (lambda: Stem(features=4, width=4, size=False), "size must be a whole number of at least 0; got False."),
+        (lambda: image_stem(size=0), "size must be at least 1; got 0."),
+        (lambda: image_stem(size=2.0), "size must be a whole number of at least 1; got 2.0."),
+        (lambda: image_stem(features=0), "channels must be at least 1; got 0."),
+        (
+            lambda: image_stem(norm="layer"),
+            "norm='layer' has no one meaning in the stem (over channels, positions, or both); use 'batch' or 'none'.",
+        ),
+        (
+            lambda: stage(kind="basic", norm="layer"),
+            "norm='layer' has no one meaning in a convolutional stage (over channels, positions, or both); use 'batch' "
+            "or 'none'.",
+        ),
+        (lambda: stage(kind="basic", stride=3), "stride must be 1 or 2; got 3."),
+        (lambda: stage(kind="bottleneck"), "layers must be 3 in a stage of kind 'bottleneck'; got 2."),
+        (
+            lambda: stage(kind="basic", shortcut="a"),
+            "shortcut must be one of 'none', 'identity', 'A', 'A-both', 'B', 'C'; got 'a'.",
+        ),
+        (
+            lambda: stage(kind="basic", shortcut="none", gains=Gains(branch=0.0)),
+            "branch_gain=0.0 needs a shortcut: a plain network with a branch gain of 0 outputs 0 whatever comes in. "
+            "Use another number, or shortcut='A'.",
+        ),
+        (
+            lambda: images(stage(kind="basic"), bias=True),
+            "bias=True is for dense networks: convolutions have none, and a pooled head always has one.",
+        ),
+        (
+            lambda: images(stage()),
+            "stage 1 is of kind 'dense' and the stem of kind 'conv3': make both dense, or both convolutional.",
+        ),
+        (
+            lambda: network(stage(), stage(kind="basic")),
+            "stage 2 is of kind 'basic' and the stem of kind 'dense': make both dense, or both convolutional.",
+        ),
+        (
+            lambda: Spec(stem=image_stem(), stages=(), head=Head(features=4)),
+            "the head is of kind 'dense' and the stem of kind 'conv3': images need a 'pooled' head, and nothing else "
+            "does.",
+        ),
+        (
+            lambda: Spec(stem=Stem(features=4, width=4), stages=(), head=Head(features=4, kind="pooled")),
+            "the head is of kind 'pooled' and the stem of kind 'dense': images need a 'pooled' head, and nothing else "
+            "does.",
+        ),
+        (
+            lambda: images(stage(kind="basic", width=8)),
+            "stage 1 makes 8 channels of 4, at stride 1: an identity shortcut adds arrays of one shape. Use "
+            "shortcut='A', 'B' or 'C'.",
+        ),
+        (
+            lambda: images(stage(kind="basic", stride=2)),
+            "stage 1 makes 4 channels of 4, at stride 2: an identity shortcut adds arrays of one shape. Use "
+            "shortcut='A', 'B' or 'C'.",
+        ),
+        (
+            lambda: images(stage(kind="basic", width=2, shortcut="A")),
+            "stage 1 has 2 channels and 4 come in: shortcut='A' adds channels, and takes none away. Use shortcut='B'.",
+        ),
+        (
+            lambda: images(stage(kind="basic", width=5, shortcut="A-both")),
+            "stage 1 has 5 channels and 4 come in: shortcut='A-both' adds as many on one side as on the other. Use "
+            "shortcut='A'.",
+        ),
+        *(
+            (
+                lambda norm=norm, order=order: stage(
+                    kind="basic", norm=norm, order=order, gains=Gains(branch="zero-gamma")
+                ),
+                "branch_gain='zero-gamma' needs norm='batch' and order='after-add', where gamma can leave 0; got "
+                f"norm={norm!r} and order={order!r}.",
+            )
+            for norm, order in [("none", "after-add"), ("batch", "before-add"), ("batch", "pre-activation")]
+        ),
+    ],
+)
+def test_refusals_of_images(make, message: str):
     with pytest.raises(InputError) as caught:
         make()
     assert str(caught.value) == message
@@ -294,7 +401,53 @@ def accepted(draw: st.DrawFn, /, **fields: Any) -> Any:
             pass
 
 
-@given(accepted())
+conv_stages = st.builds(
+    lambda layers, kind, **fields: Stage(layers=layers if kind == "basic" else 3, kind=kind, **fields),
+    blocks=st.integers(1, 3),
+    width=st.integers(1, 6),
+    layers=st.integers(1, 3),
+    stride=st.integers(1, 2),
+    gains=st.builds(Gains, shortcut=gains, branch=gains | st.just("zero")),
+    **options(
+        kind=["basic", "bottleneck", "bottleneck-v1.5"],
+        shortcut=["none", "identity", "A", "A-both", "B", "C"],
+        order=["before-add", "after-add", "pre-activation"],
+        norm=["none", "batch"],
+        activation=["relu", "tanh", "linear"],
+    ),
+)
+of_images = accepted(
+    stem=st.builds(
+        Stem,
+        features=st.integers(1, 3),
+        width=st.integers(1, 6),
+        size=st.integers(1, 33),
+        **options(kind=["conv3", "conv7"], norm=["none", "batch"]),
+    ),
+    stages=st.lists(conv_stages, max_size=3).map(tuple),
+    head=st.builds(Head, features=st.integers(1, 5), kind=st.just("pooled")),
+    bias=st.just(False),
+)
+
+
+@given(of_images)
+def test_images_of_every_block_have_the_shape_that_its_shortcut_adds(spec: Spec):
+    width, size = spec.stem.width, spec.stem_size
+    for block in spec.body:
+        assert (block.n_in, block.size) == (width, size)
+        assert block.layers[-1].n_out == block.width
+        assert block.size_out == len(range(0, size, block.stride))  # of a shortcut that takes every stride-th position
+        if block.shortcut == "identity":
+            assert (block.width, block.size_out) == (width, size)
+        if block.projection is not None:
+            made = block.projection.n_in, block.projection.size, block.projection.n_out, block.projection.size_out
+            assert made == (width, size, block.width, block.size_out)
+        assert (block.projection is not None) == (block.shortcut == "projection")
+        width, size = block.width, block.size_out
+    assert (spec.body_width, spec.body_size) == (width, size)
+
+
+@given(accepted() | of_images)
 def test_json_round_trip(spec: Spec):
     text = spec.to_json()
 
@@ -327,6 +480,18 @@ def test_a_twin_of_a_twin_is_the_spec(spec: Spec):
     assert twin.twin() == spec
     assert (twin.parameters, twin.multiply_adds, twin.depth) == (spec.parameters, spec.multiply_adds, spec.depth)
     assert twin.layers == spec.layers
+
+
+def test_the_json_of_a_dense_network_is_what_it_was_before_there_were_others():
+    text = (
+        '{"bias": false, "dtype": "float64", "head": {"activation": "linear", "features": 8, "kind": "dense"}, '
+        '"init": "he", "stages": [{"activation": "relu", "blocks": 3, "gains": {"branch": 1.0, "shortcut": 1.0}, '
+        '"kind": "dense", "layers": 2, "norm": "none", "order": "before-add", "shortcut": "identity", "stride": 1, '
+        '"width": 8}], "stem": {"activation": "relu", "features": 8, "kind": "dense", "norm": "none", "width": 8}}'
+    )
+
+    assert Spec.dense(**DENSE).to_json() == text
+    assert Spec.from_json(text) == Spec.dense(**DENSE)
 
 
 def test_equal_values_of_other_types_give_equal_specs_and_json():
@@ -367,7 +532,9 @@ def test_gains_by_rule():
 
     assert gains.values(16) == (1 / 16, 1 / 4)
     assert gains.values(0) == (1, 1)
-    assert Gains(branch="zero").values(7) == (1, 1)
+    assert Gains(branch="zero").values(7) == Gains(branch="zero-gamma").values(7) == (1, 1)
+    assert Gains(branch="zero-gamma").silent
+    assert not Gains(branch="zero-gamma").learned
 
 
 def test_l_counts_the_blocks_of_all_stages():
@@ -477,3 +644,109 @@ def test_parts_that_make_no_sense_are_refused(make: Any, message: str):
         make()
 
     assert message in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------------- convolutions
+
+
+def test_the_layers_of_a_convolutional_network():
+    spec = images(stage(kind="basic"), stage(kind="basic", width=6, stride=2, shortcut="B", norm="batch"))
+
+    told = [(each.site, each.kind, each.weight_shape, each.stride, each.size, each.size_out) for each in spec.layers]
+    assert told == [
+        ("stem", "conv", (4, 3, 3, 3), 1, 8, 8),
+        ("stage1.block1.layer1", "conv", (4, 4, 3, 3), 1, 8, 8),
+        ("stage1.block1.layer2", "conv", (4, 4, 3, 3), 1, 8, 8),
+        ("stage2.block1.layer1", "conv", (6, 4, 3, 3), 2, 8, 4),
+        ("stage2.block1.layer2", "conv", (6, 6, 3, 3), 1, 4, 4),
+        ("head", "affine", (5, 6), 1, 1, 1),
+    ]
+    (projection,) = spec.projections
+    assert (projection.site, projection.weight_shape, projection.norm) == (
+        "stage2.block1.shortcut",
+        (6, 4, 1, 1),
+        "batch",
+    )
+    assert (projection.stride, projection.padding, projection.size, projection.size_out) == (2, 0, 8, 4)
+    assert [each.padding for each in spec.layers] == [1, 1, 1, 1, 1, 0]
+    assert [each.bias for each in spec.layers] == [False] * 5 + [True]
+    assert (spec.input_shape, spec.depth, spec.stem_size, spec.body_size) == ((3, 8, 8), 6, 8, 4)
+    # weights, the norms of stage 2 and its projection, and the head's bias
+    assert spec.parameters == 9 * (12 + 16 + 16 + 24 + 36) + 24 + 30 + 2 * 18 + 5
+    assert spec.multiply_adds == 64 * 9 * (12 + 16 + 16) + 16 * 9 * (24 + 36) + 16 * 24 + 30
+
+
+@pytest.mark.parametrize(("kind", "strides"), [("bottleneck", [2, 1, 1]), ("bottleneck-v1.5", [1, 2, 1])])
+def test_where_a_bottleneck_has_its_stride(kind: Any, strides: list[int]):
+    spec = images(stage(kind=kind, blocks=2, width=3, layers=3, stride=2, shortcut="B"))
+    first, second = spec.body
+
+    assert [layer.stride for layer in first.layers] == strides
+    assert [layer.stride for layer in second.layers] == [1, 1, 1]
+    assert [layer.weight_shape for layer in first.layers] == [(3, 4, 1, 1), (3, 3, 3, 3), (12, 3, 1, 1)]
+    assert [layer.size_out for layer in first.layers] == [8 // strides[0], 4, 4]
+    assert (first.width, second.n_in, first.stride, second.stride) == (12, 12, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("shortcut", "joins"),
+    [
+        ("none", ["none", "none", "none", "none"]),
+        ("A", ["identity", "identity", "pad", "identity"]),
+        ("A-both", ["identity", "identity", "pad-both", "identity"]),
+        ("B", ["identity", "identity", "projection", "identity"]),
+        ("C", ["projection", "projection", "projection", "projection"]),
+    ],
+)
+def test_how_a_block_is_passed_by(shortcut: Any, joins: list[str]):
+    fields: dict[str, Any] = {"kind": "basic", "blocks": 2, "shortcut": shortcut}
+    spec = images(stage(**fields), stage(**fields, width=8, stride=2))
+
+    assert [block.shortcut for block in spec.body] == joins
+    assert [block.plain for block in spec.body] == [shortcut == "none"] * 4
+
+
+def test_a_stride_alone_changes_the_shape():
+    (block,) = images(stage(kind="basic", stride=2, shortcut="A")).body
+
+    assert (block.shortcut, block.n_in, block.width, block.size, block.size_out) == ("pad", 4, 4, 8, 4)
+
+
+def test_a_projection_is_bare_in_pre_activation_order():
+    def around(order: Any) -> tuple[str, str]:
+        (projection,) = images(stage(kind="basic", shortcut="C", norm="batch", order=order)).projections
+        return projection.norm, projection.activation
+
+    assert around("after-add") == around("before-add") == ("batch", "linear")
+    assert around("pre-activation") == ("none", "linear")
+
+
+def test_zero_gamma_is_the_gamma_of_the_last_norm_of_every_branch():
+    zero = images(stage(kind="basic", shortcut="C", norm="batch", order="after-add", gains=Gains(branch="zero-gamma")))
+
+    assert {layer.site: layer.gamma for layer in (*zero.layers, *zero.projections)} == {
+        "stem": 1.0,
+        "stage1.block1.layer1": 1.0,
+        "stage1.block1.layer2": 0.0,
+        "stage1.block1.shortcut": 1.0,
+        "head": 1.0,
+    }
+    assert zero.parameters == images(stage(kind="basic", shortcut="C", norm="batch", order="after-add")).parameters
+    with pytest.raises(InputError, match="the twin of a network with branch_gain='zero-gamma' outputs 0"):
+        zero.twin()
+
+
+@given(st.integers(1, 300), st.sampled_from([1, 3, 7]), st.sampled_from([1, 2]))
+def test_the_size_after_a_convolution_is_its_number_of_windows(size: int, kernel: int, stride: int):
+    layer = Layer("conv", 1, 1, "none", "linear", kind="conv", kernel=kernel, stride=stride, size=size)
+
+    padded = size + 2 * (kernel // 2)
+    assert layer.size_out == sum(start + kernel <= padded for start in range(0, padded, stride))
+
+
+def test_a_convolutional_twin_adds_option_a():
+    spec = images(stage(kind="basic", shortcut="none"), stage(kind="basic", shortcut="none", width=8, stride=2))
+
+    assert [stage.shortcut for stage in spec.twin().stages] == ["A", "A"]
+    assert spec.twin().twin() == spec
+    assert spec.twin().parameters == spec.parameters

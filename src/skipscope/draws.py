@@ -1,11 +1,12 @@
 """Every random number of the package, as a function of a seed.
 
 A seed owns streams that do not disturb each other: the weights, the inputs, the cotangent (a random output gradient),
-the biases, what is resampled, the data sets and the order of their samples, and which blocks are cut out of a network.
-So the network of seed s is the same whatever it is shown. Networks and what probes show them are drawn as standard
-normals in float64; initialisation scale, gain and dtype are applied after. The weights come in the order input layer,
-output layer, body in order of depth: a twin, every depth, both engines and both precisions use the same normals (common
-random numbers), and a shallow network is the beginning of a deep one.
+the biases, what is resampled, the data sets, the order of their samples, which blocks are cut out of a network, and how
+images are cropped. So the network of seed s is the same whatever it is shown. Networks and what probes show them are
+drawn as standard normals in float64; initialisation scale, gain and dtype are applied after. The weights come in the
+order input layer, output layer, body in order of depth, projections of the shortcuts in order of depth: a twin, every
+depth, every shortcut option, both engines and both precisions use the same normals (common random numbers), and a
+shallow network of one width is the beginning of a deep one.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Array = NDArray[np.float64]
 CotangentKind = Literal["gaussian", "ones"]
 """The output gradient of a probe without a loss: independent standard normals, or ones as in the notebook."""
 
-Stream = Literal["weights", "input", "cotangent", "biases", "resample", "data", "order", "lesion"]
+Stream = Literal["weights", "input", "cotangent", "biases", "resample", "data", "order", "lesion", "augmentation"]
 _KEYS: dict[Stream, int] = {
     "weights": 0,
     "input": 1,
@@ -45,6 +46,7 @@ _KEYS: dict[Stream, int] = {
     "data": 5,
     "order": 6,
     "lesion": 7,
+    "augmentation": 8,
 }
 
 
@@ -91,13 +93,13 @@ def normals(seeds: Sequence[int], which: Stream, shape: tuple[int, ...]) -> Arra
 def drawing_order(spec: Spec) -> list[Layer]:
     """The layers of a network in the order in which their weights are drawn."""
     stem, *body, head = spec.layers
-    return [stem, head, *body]
+    return [stem, head, *body, *spec.projections]
 
 
 def weights(
     spec: Spec, seeds: Sequence[int], *, empty: Callable[[tuple[int, int]], Array] = np.empty
 ) -> dict[str, Array]:
-    """The initial weight matrices by site, each of shape (s, n_out, n_in), in the spec's dtype.
+    """The initial weights by site, in the spec's dtype: (s, n_out, n_in), of convolutions (s, c_out, c_in, k, k).
 
     Args:
         spec: of the network.
@@ -105,7 +107,7 @@ def weights(
         empty: gives the array of float64 that is drawn into; whoever draws again and again may give the same one.
     """
     order = drawing_order(spec)
-    drawn = empty((len(seeds), sum(layer.fan_in * layer.fan_out for layer in order)))
+    drawn = empty((len(seeds), sum(layer.weights for layer in order)))
     runs = _runs(spec, order)
     for row, seed in zip(drawn, seeds, strict=True):
         stream(seed, "weights").standard_normal(out=row)
@@ -114,13 +116,12 @@ def weights(
     cut: dict[str, Array] = {}
     start = 0
     for layer in order:
-        size = layer.fan_in * layer.fan_out
-        block = drawn[:, start : start + size].reshape(len(seeds), layer.fan_out, layer.fan_in)
+        block = drawn[:, start : start + layer.weights].reshape(len(seeds), *layer.weight_shape)
         if spec.init == "torch":
             block = _uniform(block, layer.fan_in)
         cut[layer.site] = block.astype(spec.dtype, copy=False)
-        start += size
-    return {layer.site: cut[layer.site] for layer in spec.layers}
+        start += layer.weights
+    return {layer.site: cut[layer.site] for layer in (*spec.layers, *spec.projections)}
 
 
 def _runs(spec: Spec, order: Sequence[Layer]) -> list[tuple[int, int, float]]:
@@ -130,7 +131,7 @@ def _runs(spec: Spec, order: Sequence[Layer]) -> list[tuple[int, int, float]]:
     runs: list[tuple[int, int, float]] = []
     start = 0
     for layer in order:
-        stop, scale = start + layer.fan_in * layer.fan_out, weight_variance(spec, layer) ** 0.5
+        stop, scale = start + layer.weights, weight_variance(spec, layer) ** 0.5
         if runs and runs[-1][2] == scale:
             runs[-1] = (runs[-1][0], stop, scale)
         else:
@@ -143,28 +144,27 @@ def begins(shallow: Spec, deep: Spec) -> bool:
     """Whether the weights of `shallow`, as drawn and scaled, are the first of those of `deep`."""
     if (shallow.init, shallow.dtype) != (deep.init, deep.dtype):
         return False
-    few, many = ([(layer.fan_in, layer.fan_out) for layer in drawing_order(spec)] for spec in (shallow, deep))
+    few, many = ([layer.weight_shape for layer in drawing_order(spec)] for spec in (shallow, deep))
     return many[: len(few)] == few
 
 
 def biases(spec: Spec, seeds: Sequence[int]) -> dict[str, Array]:
-    """The initial biases by site, each of shape (s, n_out): zeros, or PyTorch's uniform ones; empty without biases."""
-    if not spec.bias:
-        return {}
+    """The initial biases by site, of the layers that have one: (s, n_out), zeros, or PyTorch's uniform ones."""
+    layers = [layer for layer in spec.layers if layer.bias]
     if spec.init != "torch":
-        return {layer.site: np.zeros((len(seeds), layer.fan_out), spec.dtype) for layer in spec.layers}
-    order = drawing_order(spec)
-    drawn = normals(seeds, "biases", (sum(layer.fan_out for layer in order),))
+        return {layer.site: np.zeros((len(seeds), layer.n_out), spec.dtype) for layer in layers}
+    order = [layer for layer in drawing_order(spec) if layer.bias]
+    drawn = normals(seeds, "biases", (sum(layer.n_out for layer in order),))
     cut: dict[str, Array] = {}
     start = 0
     for layer in order:
-        cut[layer.site] = _uniform(drawn[:, start : start + layer.fan_out], layer.fan_in).astype(spec.dtype)
-        start += layer.fan_out
-    return {layer.site: cut[layer.site] for layer in spec.layers}
+        cut[layer.site] = _uniform(drawn[:, start : start + layer.n_out], layer.fan_in).astype(spec.dtype)
+        start += layer.n_out
+    return {layer.site: cut[layer.site] for layer in layers}
 
 
 def weight_variance(spec: Spec, layer: Layer) -> float:
-    """The variance of one entry of the layer's initial weight matrix."""
+    """The variance of one entry of the layer's initial weights."""
     match spec.init:
         case "he":
             return 2.0 / layer.fan_in

@@ -40,7 +40,7 @@ class Moments:
         sum: sum of the entries, in units of scale.
         positive: how many entries are > 0.
         nonfinite: how many entries are nan or inf.
-        units: shape (s, n): whether a unit (last axis) was ever > 0.
+        units: shape (s, n): whether a unit was ever > 0: of the last axis, or a channel of images, (s, c).
         samples: shape (s, b): sum of squares of every sample, in units of scale^2.
     """
 
@@ -112,7 +112,8 @@ def moments(x: Array, fields: Collection[Field] = ()) -> Moments:
 
     Args:
         x: real floating-point array with the leading axis s.
-        fields: of `sum`, `positive`, `nonfinite`, `units` (x of shape (s, ..., n)), `samples` (x of shape (s, b, ...)).
+        fields: of `sum`, `positive`, `nonfinite`, `units` (x of shape (s, ..., n), or images (s, b, c, h, w)),
+            `samples` (x of shape (s, b, ...)).
     """
     xp = array_api_compat.array_namespace(x)
     flat = _flat(xp, x)
@@ -193,11 +194,16 @@ def _extra(xp: Any, x: Array, flat: Array, fields: Collection[Field], odd: Array
             xp.zeros_like(flat[:, 0]) if finite else xp.astype(xp.count_nonzero(~xp.isfinite(flat), axis=1), xp.float64)
         )
     if "units" in fields:
-        found["units"] = xp.any(xp.reshape(x > 0, (x.shape[0], -1, x.shape[-1])), axis=1)
+        found["units"] = xp.any(x > 0, axis=tuple(axis for axis in range(1, x.ndim) if axis != _unit_axis(x)))
     if "samples" in fields:
         rows = xp.reshape(flat, (x.shape[0], x.shape[1], -1))
         found["samples"] = xp.vecdot(rows, rows)
     return found
+
+
+def _unit_axis(x: Array) -> int:
+    """Of images (s, b, c, h, w), the channels."""
+    return 2 if x.ndim == 5 else x.ndim - 1
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, get_args
 
 import numpy as np
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from skipscope import draws, readings
 from skipscope.draws import CotangentKind
+from skipscope.engines.spread import one_thread
 from skipscope.errors import InputError, as_list, choose, quoted, require_int
 from skipscope.losses import Cotangent, cotangent
 from skipscope.moments import Dot, Field, Moments, dot, moments
@@ -68,7 +69,8 @@ def probe(
             of one's own, a `torch.nn.Module` (see `skipscope.torch.scope` for how a batch is handed to it): it is given
             back as it was, `.grad` included.
         batch: how many Gaussian samples to draw (every network draws its own, from its seed), or the inputs, of shape
-            (b, n) or (s, b, n), or a tuple of inputs and targets for the loss. Of a module always what it is to see.
+            (b, n) or (s, b, n), images (b, c, h, w) or (s, b, c, h, w), or a tuple of inputs and targets for the loss.
+            Of a module always what it is to see.
         loss: whose gradient is sent back, e.g. `skipscope.losses.CrossEntropy()`; without one, `cotangent` is. Of a
             module any `loss(output, batch)` that gives a scalar; without one its own, `output.loss`, if it has that.
         cotangent: the output gradient of a probe without a loss: `"gaussian"` or, as in the notebook, `"ones"`.
@@ -113,21 +115,6 @@ def _is_module(network: object) -> bool:
     """Whether it is a model of PyTorch, which is not imported to find out."""
     module = getattr(getattr(sys.modules.get("torch"), "nn", None), "Module", None)
     return module is not None and isinstance(network, module)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One BLAS thread: with several, how a sum is split, and so its last bit, depends on the machine."""
-    with _thread_pools(len(sys.modules)).limit(limits=1, user_api="blas"):
-        yield
-
-
-@lru_cache(maxsize=1)
-def _thread_pools(modules: int) -> Any:
-    """The libraries with threads, looked for again (which takes a millisecond) when modules have been imported."""
-    from threadpoolctl import ThreadpoolController  # not at import, which `skipscope --help` pays for
-
-    return ThreadpoolController()
 
 
 @contextmanager
@@ -396,7 +383,7 @@ def _batch(network: Network, batch: Any, seed: int | None) -> tuple[Any, str]:
                 "features one has: give the samples as an array."
             )
         seeds = network.seeds if seed is None else draws.require_seeds(seed)
-        drawn = draws.normals(seeds, "input", (samples, spec.stem.features))
+        drawn = draws.normals(seeds, "input", (samples, *spec.input_shape))
         return drawn, _seeded("gaussian", seed)
     try:
         parts = [np.asarray(part) for part in (batch if isinstance(batch, tuple) else (batch,))]
@@ -411,12 +398,13 @@ def _cotangent(network: Network, batch: Any, kind: CotangentKind, seed: int | No
     spec = _spec(network)
     if spec is None:
         raise InputError("loss is missing: this network has no spec that says of what shape a cotangent must be.")
-    return cotangent(kind, seeds=network.seeds, batch=_samples(batch), outputs=spec.head.features, seed=seed)
+    return cotangent(kind, seeds=network.seeds, batch=_samples(spec, batch), outputs=spec.head.features, seed=seed)
 
 
-def _samples(batch: Any) -> int:
+def _samples(spec: Spec | None, batch: Any) -> int:
     shape = np.shape(batch[0] if isinstance(batch, tuple) else batch)
-    return shape[-2] if len(shape) >= 2 else 0  # the engine says what is wrong with such a batch
+    axes = 2 if spec is None else 1 + len(spec.input_shape)  # of a sample and before
+    return shape[-axes] if len(shape) >= axes else 0  # the engine says what is wrong with such a batch
 
 
 def _spec(network: Network) -> Spec | None:
@@ -481,7 +469,7 @@ def _cell(network: Network, batch: Any, factors: Mapping[str, Any]) -> dict[str,
         "design": "",
         "depth": 0 if spec is None else spec.depth,
         "width": 0 if spec is None else spec.body_width,
-        "batch": _samples(batch),
+        "batch": _samples(spec, batch),
         "gain": "" if spec is None else _gain(spec),
         "norm": "" if spec is None or not spec.stages else spec.stages[0].norm,
         "edit": getattr(network, "edit", ""),

@@ -5,10 +5,14 @@ Shapes, in every docstring of the package:
     s  seeds (an ensemble of networks computed at once; 1 for a single network)
     b  batch (samples are rows)
     n  width, or n_in and n_out of a weight matrix
+    c  channels of an image, or c_in and c_out of a convolution
+    h  height of an image, and w its width
+    k  height and width of a convolution
     L  depth, in blocks
 
-Every observed array has the leading axis s: activations and their gradients (s, b, n), weights (s, n_out, n_in),
-biases (s, n). A network *pushes*: during one forward and one backward it calls `observe(site, role=array, ...)` the
+Every observed array has the leading axis s: activations and their gradients (s, b, n), of images (s, b, c, h, w),
+weights (s, n_out, n_in), of convolutions (s, c_out, c_in, k, k), biases and the norms' arrays (s, n) or (s, c). A
+network *pushes*: during one forward and one backward it calls `observe(site, role=array, ...)` the
 moment the arrays exist, and keeps none of them for the observer. Roles that belong together come in one call. A network
 that goes through its batch in pieces pushes activations and their gradients once a piece, and weights once, whole.
 
@@ -17,7 +21,8 @@ that goes through its batch in pieces pushes activations and their gradients onc
     preactivation, preactivation_grad    layers               what goes into the activation function
     weight, weight_grad                  layers               one call, in the backward pass
     bias, gamma, beta, gain (and _grad)  layers, junctions    likewise, where the network has them
-    batch_mean, batch_variance           layers               what batch normalisation took from the batch, (s, n)
+    batch_mean, batch_variance           layers               what batch normalisation took from the batch, (s, n);
+                                                              of images from all their positions, (s, c)
     shortcut, branch, total              junctions            the two terms of the addition, gains applied; their sum
     shortcut_grad, branch_grad,          junctions            gradient by the block's input: the part that came
       total_grad                                              through the shortcut, through the branch; their sum
@@ -31,7 +36,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, Protocol
 
-from skipscope.spec import Layer, Spec
+from skipscope.spec import Join, Layer, Spec
 
 __all__ = ["ROLES", "Loss", "Network", "Observer", "Run", "Site", "SiteKind", "ignore", "sites_of", "wanted"]
 
@@ -59,9 +64,10 @@ class Site:
     Attributes:
         site: the path that names it, e.g. `stage1.block3.layer2`; unique in a network.
         order: its place in the order of execution, from 0.
-        depth: weight layers passed up to and including it: the axis that designs of different blocks share.
-        kind: input, layer (a weight matrix with its activation), block (plain), junction (residual), network; of a
-            model of one's own also module (any other part of it).
+        depth: weight layers passed up to and including it: the axis that designs of different blocks share. The
+            projection of a shortcut does not count, and has the depth of the junction that it leads to.
+        kind: input, layer (weights with their activation), block (plain), junction (residual), module (any other part:
+            a pooling; of a model of one's own what is none of these), network.
         name: what stands there, for people.
         activation: the activation function whose output is the site's `activation`.
         block: the block's place in the body, from 1, where the site is a whole block; else 0.
@@ -115,7 +121,8 @@ ignore = _Ignore()
 class Loss(Protocol):
     """A scalar of the output, a function with its gradient beside it.
 
-    An engine without automatic differentiation calls both; PyTorch needs the first alone.
+    An engine without automatic differentiation calls both, or `with_gradient(output, batch)`, which gives the pair,
+    where a loss has it; PyTorch needs the first alone.
     """
 
     def __call__(self, output: Array, batch: Any) -> Array:
@@ -148,8 +155,8 @@ class Network(Protocol):
         """One forward pass, and with a loss one backward pass, pushing every array to `observe`.
 
         Args:
-            batch: the inputs, of shape (b, n) or (s, b, n), or a tuple whose first entry they are; handed on to the
-                loss as it is. Not changed.
+            batch: the inputs, of shape (b, n) or (s, b, n), images (b, c, h, w) or (s, b, c, h, w), or a tuple whose
+                first entry they are; handed on to the loss as it is. Not changed.
             loss: see `Loss`; without one there is no backward pass.
             observe: see `Observer`.
         """
@@ -168,30 +175,37 @@ def sites_of(spec: Spec) -> tuple[Site, ...]:
     """The sites of the network that `spec` describes, in order of execution."""
     found: list[Site] = []
     depth = 0
+    entry = "stem.pool" if spec.stem.pooled else "stem"
 
     def add(site: str, kind: SiteKind, name: str, activation: str = "linear", block: int = 0) -> None:
-        ends = _ends(site, block, len(spec.body))
+        ends = _ends(site, entry, block, len(spec.body))
         outer: Literal["", "first", "last"] = _OUTER.get(site, "")
         found.append(Site(site, len(found), depth, kind, name, activation, block, ends, outer))
 
     def layer(each: Layer) -> None:
         add(each.site, "layer", _describe(each), each.activation)
 
-    add("input", "input", f"input of {spec.stem.features} features")
+    add("input", "input", _describe_input(spec))
     depth += 1
     layer(spec.stem_layer)
+    if spec.stem.pooled:
+        add("stem.pool", "module", "max pooling 3x3, stride 2")
     for number, block in enumerate(spec.body, start=1):
         for each in block.layers:
             depth += 1
             layer(each)
+        if block.projection is not None:
+            layer(block.projection)
         if block.plain:
             add(block.site, "block", "plain block", block.activation, number)
         else:
-            add(block.site, "junction", f"{block.shortcut} shortcut + branch", block.activation, number)
+            add(block.site, "junction", f"{_JOINS[block.shortcut]} shortcut + branch", block.activation, number)
     if spec.pre_activation:
         stage = spec.stages[-1]
         name = "last activation" if stage.norm == "none" else f"last {stage.norm} norm and activation"
         add("final", "layer", name, stage.activation)
+    if spec.head.pooled:
+        add("head.pool", "module", f"mean over {spec.body_size}x{spec.body_size} positions")
     depth += 1
     layer(spec.head_layer)
     add("network", "network", "the network as a whole")
@@ -199,16 +213,29 @@ def sites_of(spec: Spec) -> tuple[Site, ...]:
 
 
 _OUTER: dict[str, Literal["first", "last"]] = {"stem": "first", "head": "last"}
+_JOINS: dict[Join, str] = {
+    "identity": "identity",
+    "pad": "zero-padded",
+    "pad-both": "zero-padded (both sides)",
+    "projection": "projection",
+}
 
 
-def _ends(site: str, block: int, blocks: int) -> Literal["", "entry", "exit"]:
+def _ends(site: str, entry: str, block: int, blocks: int) -> Literal["", "entry", "exit"]:
     if not blocks:
         return ""
-    return "entry" if site == "stem" else "exit" if block == blocks else ""
+    return "entry" if site == entry else "exit" if block == blocks else ""
+
+
+def _describe_input(spec: Spec) -> str:
+    features, size = spec.stem.features, spec.stem.size
+    return f"images of {features} channels, {size}x{size}" if spec.images else f"input of {features} features"
 
 
 def _describe(layer: Layer) -> str:
-    affine = f"affine {layer.fan_in} to {layer.fan_out}"
+    kind = "affine" if layer.kind == "affine" else f"conv {layer.kernel}x{layer.kernel},"
+    stride = f", stride {layer.stride}" if layer.stride > 1 else ""
+    affine = f"{kind} {layer.n_in} to {layer.n_out}{stride}"
     around = ([f"{layer.norm} norm"] if layer.norm != "none" else []) + (
         [layer.activation] if layer.activation != "linear" else []
     )

@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 _TERMS = ("shortcut", "branch", "total")
+_TERM_ENDS = tuple(f".{role}" for role in _TERMS)
 
 Array = NDArray[Any]
 Pushed = dict[str, Array]  # by "site.role"
@@ -398,8 +399,10 @@ def check_pushes(network: CheckedNetwork, batch: Any, loss: Loss) -> None:
         for role in (key, f"{key}_grad"):
             if role not in pushed:
                 raise AssertionError(f"{role} was not pushed.")
-        if pushed[key].shape != pushed[f"{key}_grad"].shape or len(pushed[key]) != len(network.seeds):
-            shapes = pushed[key].shape, pushed[f"{key}_grad"].shape
+        # The gradients at a junction are by the block's input, which may have another shape than what is added.
+        of = f"{key.rpartition('.')[0]}.shortcut_grad" if key.endswith(_TERM_ENDS) else key
+        if pushed[of].shape != pushed[f"{key}_grad"].shape or len(pushed[key]) != len(network.seeds):
+            shapes = pushed[of].shape, pushed[f"{key}_grad"].shape
             raise AssertionError(f"{key} and its gradient have the shapes {shapes}, for {len(network.seeds)} seeds.")
     strangers = {key.rpartition(".")[0] for key in pushed} - sites.keys() - {"run"}
     if strangers:

@@ -2,8 +2,9 @@
 
 The mini-batch of a step is a function of seed and step alone (see `skipscope.data`), and no number of one network
 depends on another: seed s is trained to the same weights, bit for bit, alone, in an ensemble, and when it goes on from
-a checkpoint. All weights of a network lie in one block of memory, in the order of its parameters, so that a step of
-descent is a few operations on one array; gradients are pushed by the engine into a second one.
+a checkpoint. A convolutional network learns a set of images. All weights of a network lie in one block of memory, in
+the order of its parameters, so that a step of descent is a few operations on one array; gradients are pushed by the
+engine into a second one.
 
 Update, as PyTorch has it: v <- m v + g + w d, then w <- w - r v, with momentum m, weight decay d (on every parameter)
 and rate r. Batch normalisation's running averages move by a tenth a step, likewise.
@@ -16,6 +17,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -23,9 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipscope import checkpoints, files
-from skipscope import data as datasets
-from skipscope.data import Dataset, Samples
+from skipscope.data import Dataset, Images, Samples
 from skipscope.engines.numpy_engine import NumpyNetwork
+from skipscope.engines.room import Room
+from skipscope.engines.spread import threads
 from skipscope.errors import InputError, choose, require_int, require_number, require_type
 from skipscope.losses import CrossEntropy, MeanSquaredError
 from skipscope.probe import Measured, Plan, Recording, one_thread, uncollected
@@ -34,7 +37,7 @@ from skipscope.quantities import LEARNING, QUANTITIES, Quantity
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 
-__all__ = ["TRAINING_QUANTITIES", "Recipe", "Stopped", "Trained", "evaluate", "loss_of", "train"]
+__all__ = ["TRAINING_QUANTITIES", "Recipe", "Stopped", "Trained", "evaluate", "loss_of", "require_fit", "train"]
 
 Array = NDArray[np.floating[Any]]
 Schedule = Literal["constant", "drops", "cosine"]
@@ -57,6 +60,7 @@ _RUNNING = 0.1  # the share of a batch in the running averages
 _EVALUATED = 512  # samples at once
 _NEAR = 1 << 22  # numbers of a group of networks that are trained at once: about a core's share of the last cache
 _PIECE = 1 << 15  # numbers of a weight block that are updated at once
+_WORTH = 1 << 16  # numbers of an array that a thread computes at once, where there are several threads
 _STRETCH = 32  # steps that one group takes before the next has its turn
 
 
@@ -142,7 +146,7 @@ class Trained:
 
 def train(
     network: NumpyNetwork,
-    data: Dataset,
+    data: Dataset | Images,
     recipe: Recipe,
     *,
     record: int | Iterable[int] = 10,
@@ -151,13 +155,15 @@ def train(
     factors: Mapping[str, Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     every: int = 0,
+    jobs: int = 1,
     progress: Progress | None = None,
 ) -> Trained:
     """Train every network of an ensemble, each on mini-batches of its own order; the given network is left as it is.
 
     Args:
         network: where it starts, e.g. `skipscope.build(spec, seed=range(8))`.
-        data: what it learns; classes are learned by cross-entropy, numbers by mean squared error.
+        data: what it learns; classes are learned by cross-entropy, numbers by mean squared error. A convolutional
+            network learns `Images`, e.g. of `skipscope.data.load_images`.
         recipe: how.
         record: how often to measure, evenly from the beginning to the end, both included; or after which steps.
         quantities: what to measure, of `QUANTITIES` and `LEARNING`; `TRAINING_QUANTITIES` if not given. Losses and
@@ -167,6 +173,8 @@ def train(
         factors: columns for the table of cells.
         checkpoint: a file that holds the state; where it is there, training goes on from it.
         every: steps between checkpoints; 0 writes one at the end alone.
+        jobs: threads over which the networks are spread, or the work of convolutional ones; no number depends on it.
+            Fewer are taken where the networks are too few or too small for threads to gain anything.
         progress: see `Progress`.
 
     Raises:
@@ -174,10 +182,11 @@ def train(
     """
     require_type("recipe", recipe, Recipe, "Recipe(steps=500) is one")
     between = require_int("every", every, least=0)
-    run = _Run(network, data, recipe, _steps(record, recipe.steps), _chosen(quantities), sites, factors or {})
+    hands = require_int("jobs", jobs, least=1)
+    run = _Run(network, data, recipe, _steps(record, recipe.steps), _chosen(quantities), sites, factors or {}, hands)
     if checkpoint is not None:
         run.resume(files.check_writable(checkpoint, overwrite=True))
-    with one_thread(), uncollected():
+    with one_thread(), threads(hands), uncollected():
         run.measure_if_asked()
         while run.step < recipe.steps:
             run.advance(run.next_stop(between))
@@ -192,27 +201,39 @@ def train(
     return run.trained()
 
 
-def loss_of(data: Dataset) -> Loss:
+def loss_of(data: Dataset | Images) -> Loss:
     """The loss by which a data set is learned."""
     return MeanSquaredError() if data.classes is None else CrossEntropy()
 
 
-def evaluate(network: NumpyNetwork, samples: Samples, loss: Loss) -> tuple[Array, Array | None]:
+def evaluate(network: NumpyNetwork, samples: Samples | Iterable[Samples], loss: Loss) -> tuple[Array, Array | None]:
     """The loss of every network over all samples, and the share of samples it gets wrong, both of shape (s,).
 
     In inference (see `NumpyNetwork.inference`), a piece at a time. In a regression the second is None.
+
+    Args:
+        network: the networks.
+        samples: what they are shown, at once or in pieces, as `Dataset.pieces` and `Images.pieces` give them.
+        loss: of all their outputs, and a batch whose targets are those of all pieces.
     """
-    with network.inference(), np.errstate(all="ignore"):
-        outputs = np.concatenate([network.run(piece).output for piece in _pieces(samples.inputs)], axis=1)
-        value = np.asarray(loss(outputs, samples), np.float64)
-    if not np.issubdtype(np.asarray(samples.targets).dtype, np.integer):
+    targets, outputs = [], []
+    with network.inference(), Room().used(), np.errstate(all="ignore"):
+        for piece in _pieces(samples) if isinstance(samples, Samples) else samples:
+            outputs.append(network.run(piece.inputs).output)
+            targets.append(piece.targets)
+        output, target = np.concatenate(outputs, axis=1), np.concatenate(targets)
+        value = np.asarray(loss(output, samples if isinstance(samples, Samples) else (None, target)), np.float64)
+    if not np.issubdtype(target.dtype, np.integer):
         return value, None
-    wrong = (outputs.argmax(axis=-1) != samples.targets) | ~np.isfinite(outputs).all(axis=-1)
+    wrong = (output.argmax(axis=-1) != target) | ~np.isfinite(output).all(axis=-1)
     return value, wrong.mean(axis=-1)
 
 
-def _pieces(inputs: Array) -> Iterator[Array]:
-    return (inputs[start : start + _EVALUATED] for start in range(0, len(inputs), _EVALUATED))
+def _pieces(samples: Samples) -> Iterator[Samples]:
+    return (
+        Samples(samples.inputs[start : start + _EVALUATED], samples.targets[start : start + _EVALUATED])
+        for start in range(0, samples.size, _EVALUATED)
+    )
 
 
 def _steps(record: int | Iterable[int], steps: int) -> frozenset[int]:
@@ -239,24 +260,27 @@ class _Run:
     def __init__(
         self,
         network: NumpyNetwork,
-        data: Dataset,
+        data: Dataset | Images,
         recipe: Recipe,
         record: frozenset[int],
         quantities: Mapping[str, Quantity],
         sites: str | Iterable[str] | None,
         factors: Mapping[str, Any],
+        jobs: int = 1,
     ) -> None:
         require_type("network", network, NumpyNetwork, "skipscope.build(spec, seed=0) makes one")
-        require_type("data", data, Dataset, "skipscope.data.load('digits', seed=0) is one")
-        _require_fit(network.spec, data, recipe)
+        if not isinstance(data, Images):
+            require_type("data", data, Dataset, "skipscope.data.load('digits', seed=0) is one")
+        require_fit(network.spec, data, recipe)
         self.seeds = network.seeds
         self.data = data
         self.recipe = recipe
         self.record = record
         self.plan = Plan(network.sites, quantities=quantities, patterns=sites)
         self.factors = dict(factors)
+        self.jobs = jobs
         self.loss = loss_of(data)
-        self.parts = [_cast(part, network.spec.dtype) for part in (data.train, data.test)]
+        self.shown = _cast(data, network.spec.dtype)
         self.step = 0
         self.history: list[Measured] = []
         self.stopped: list[Stopped] = []
@@ -274,12 +298,13 @@ class _Run:
         alive = tuple(network.seeds[row] for row in rows)
         running = {name: array[rows] for name, array in network.running.items()}
         self.network = NumpyNetwork(network.spec, alive, _views(network.parameters, self.weights), running=running)
-        size = _together(network.spec, self.recipe.batch)
-        gradient = np.empty((min(size, len(alive)), self.weights.shape[1]), self.weights.dtype)
+        size, lanes = _shared_out(network.spec, self.recipe.batch, len(alive), self.jobs)
+        gradients = np.empty((lanes, min(size, len(alive)), self.weights.shape[1]), self.weights.dtype)
         self.groups = [
-            _Group(self, slice(start, start + size), gradient[: len(alive) - start])
-            for start in range(0, len(alive), size)
+            _Group(self, slice(start, start + size), gradients[number % lanes, : len(alive) - start])
+            for number, start in enumerate(range(0, len(alive), size))
         ]
+        self.lanes = [self.groups[lane::lanes] for lane in range(lanes)]
 
     # ------------------------------------------------------------------------------------------------------ steps
 
@@ -289,9 +314,18 @@ class _Run:
         return min([*ends, self.step - self.step % every + every] if every else ends)
 
     def advance(self, stop: int) -> None:
-        """Train all networks that are alive up to a step, one group after the other."""
-        for group in self.groups:
-            group.advance(range(self.step, stop))
+        """Train all networks that are alive up to a step, the groups of a lane one after the other."""
+        steps = range(self.step, stop)
+
+        def along(lane: Sequence[_Group]) -> None:
+            for group in lane:
+                group.advance(steps)
+
+        if len(self.lanes) == 1:
+            along(self.lanes[0])
+        else:  # NumPy lets go of the interpreter while it computes
+            with ThreadPoolExecutor(len(self.lanes)) as pool:
+                list(pool.map(along, self.lanes))
         self.step = stop
         self._bury()
 
@@ -318,15 +352,16 @@ class _Run:
         known = any(measured.step == self.step for measured in self.history)
         if known or self.step not in self.record or not self.network.seeds:
             return
-        first = self.parts[0].take(np.arange(min(self.recipe.batch, self.data.train.size)))
+        first = next(self.shown.pieces("train", size=min(self.recipe.batch, self.data.train.size)))
         recording = Recording(self.network, self.plan)
         run = self.network.run(first, self.loss, recording.observe)
         facts = {}
         # Batch normalisation that has seen no batch has no averages to infer by: its losses are undefined, not bad.
         blind = bool(self.network.running) and self.step == 0
-        for name, part in zip(("train", "test"), self.parts, strict=True):
+        for name in ("train", "test"):
             if not blind and {f"{name}_loss", f"{name}_error"} & self.plan.quantities.keys():
-                facts[f"{name}_loss"], error = evaluate(self.network, part, self.loss)
+                pieces = self.shown.pieces(name, size=_EVALUATED)
+                facts[f"{name}_loss"], error = evaluate(self.network, pieces, self.loss)
                 if error is not None:
                     facts[f"{name}_error"] = error
         told = {"data": self.data.name, "cotangent": "", "study": "train", **self.factors}
@@ -411,7 +446,7 @@ class _Group:
 
     def __init__(self, run: _Run, rows: slice, gradient: Array) -> None:
         whole = run.network
-        self.recipe, self.loss, self.train = run.recipe, run.loss, run.parts[0]
+        self.recipe, self.loss = run.recipe, run.loss
         self.seeds = whole.seeds[rows]
         self.network = NumpyNetwork(
             whole.spec,
@@ -420,9 +455,8 @@ class _Group:
             running={name: array[rows] for name, array in whole.running.items()},
             gradients=_views(whole.parameters, gradient[: len(self.seeds)]),
         )
-        self.observe: Observer = _Averages(self.network.running, run.recipe.batch) if whole.running else ignore
-        size, samples = run.recipe.batch, run.data.train.size
-        self.batches = datasets.batches(self.seeds, samples=samples, size=size, start=run.step)
+        self.observe: Observer = _Averages(self.network, run.recipe.batch) if whole.running else ignore
+        self.batches = run.shown.batches(self.seeds, size=run.recipe.batch, start=run.step)
         self.pieces = list(_cut(run.weights[rows], run.velocity[rows], gradient[: len(self.seeds)]))
         self.stopped: list[Stopped] = []
 
@@ -436,12 +470,12 @@ class _Group:
 
     def descend(self, step: int) -> None:
         """The gradient of a step."""
-        batch = self.train.take(next(self.batches))
+        batch = next(self.batches)
         self._note(step, self.network.run(batch, self.loss, self.observe).loss, batch)
 
     def look(self, step: int) -> None:
         """The loss of a step, and nothing else."""
-        batch = self.train.take(next(self.batches))
+        batch = next(self.batches)
         with np.errstate(all="ignore"):
             self._note(step, self.loss(self.network.run(batch).output, batch), batch)
 
@@ -471,8 +505,25 @@ class _Group:
 
 def _together(spec: Spec, batch: int) -> int:
     """How many networks make a group."""
-    of_layers = sum(layer.fan_out for layer in spec.layers)
+    of_layers = sum(layer.n_out * layer.size_out**2 for layer in spec.layers)
     return max(1, _NEAR // (3 * spec.parameters + 3 * batch * of_layers))
+
+
+def _shared_out(spec: Spec, batch: int, networks: int, jobs: int) -> tuple[int, int]:
+    """How many networks make a group, and over how many lanes the groups are spread, each with a thread.
+
+    Every call of NumPy takes hold of the interpreter once, so that threads gain where a call has much to compute.
+    Convolutional networks spread their work themselves.
+    """
+    near = _together(spec, batch)
+    if spec.images:
+        return near, 1
+    widest = max(layer.fan_out for layer in spec.layers)
+    worth = -(-_WORTH // (batch * widest))
+    size = min(max(near, worth), -(-networks // jobs))
+    if jobs == 1 or 2 * size < worth:
+        return near, 1
+    return size, min(jobs, -(-networks // size))
 
 
 def _cut(weights: Array, velocity: Array, gradient: Array) -> Iterator[tuple[Array, Array, Array, Array]]:
@@ -487,13 +538,15 @@ def _cut(weights: Array, velocity: Array, gradient: Array) -> Iterator[tuple[Arr
 class _Averages:
     """The observer that moves the running averages of batch normalisation."""
 
-    def __init__(self, running: Mapping[str, Array], batch: int) -> None:
-        # Of b samples, the variance with b - 1 below, as in PyTorch.
-        scales = {"running_mean": 1.0, "running_variance": batch / (batch - 1)}
+    def __init__(self, network: NumpyNetwork, batch: int) -> None:
         self.averages: dict[tuple[str, str], tuple[Array, float]] = {}
-        for name, array in running.items():
+        sizes = _sizes_normed(network.spec)
+        for name, array in network.running.items():
             site, _, parameter = name.rpartition(".")
-            self.averages[site, parameter.replace("running", "batch")] = array, scales[parameter]
+            count = batch * sizes[site] ** 2
+            # Of so many numbers, the variance with one less below, as in PyTorch.
+            scale = count / (count - 1) if parameter == "running_variance" else 1.0
+            self.averages[site, parameter.replace("running", "batch")] = array, scale
 
     def wants(self, site: str) -> Collection[str]:
         return ("batch_mean", "batch_variance") if (site, "batch_mean") in self.averages else ()
@@ -503,6 +556,13 @@ class _Averages:
             for role, array in roles.items():
                 average, scale = self.averages[site, role]
                 average += _RUNNING * (array * scale - average)
+
+
+def _sizes_normed(spec: Spec) -> dict[str, int]:
+    """Height and width of the images that every site normalises, if it does; 1 in a dense network."""
+    layers = (*spec.layers, *spec.projections)
+    sizes = {layer.site: layer.size_out if layer.first == "affine" else layer.size for layer in layers}
+    return sizes | {"final": spec.body_size}
 
 
 def _flat(parameters: Mapping[str, Array]) -> Array:
@@ -521,8 +581,14 @@ def _views(parameters: Mapping[str, Array], flat: Array) -> dict[str, Array]:
     return views
 
 
-def _cast(samples: Samples, dtype: str) -> Samples:
-    """The samples in the network's precision, once for all steps."""
+def _cast(data: Dataset | Images, dtype: str) -> Dataset | Images:
+    """The data in the network's precision, once for all steps; images stay bytes until they are shown."""
+    if isinstance(data, Images):
+        return data
+    return dataclasses.replace(data, train=_cast_samples(data.train, dtype), test=_cast_samples(data.test, dtype))
+
+
+def _cast_samples(samples: Samples, dtype: str) -> Samples:
     targets = np.asarray(samples.targets)
     kept = targets if np.issubdtype(targets.dtype, np.integer) else targets.astype(dtype)
     return Samples(samples.inputs.astype(dtype), kept)
@@ -551,8 +617,16 @@ def _first_bad(network: NumpyNetwork, inputs: Array, row: int) -> tuple[str, str
     return found[0] if found else ("network", "loss")
 
 
-def _require_fit(spec: Spec, data: Dataset, recipe: Recipe) -> None:
-    if (spec.stem.features, spec.head.features) != (data.features, data.outputs):
+def require_fit(spec: Spec, data: Dataset | Images, recipe: Recipe) -> None:
+    """Refuse a network that cannot be trained like that.
+
+    Raises:
+        InputError: it takes or gives another number of features than the data have, or the batch is too large or too
+            small.
+    """
+    if spec.images or isinstance(data, Images):
+        _require_images(spec, data)
+    elif (spec.stem.features, spec.head.features) != (data.features, data.outputs):
         raise InputError(
             f"the network takes {spec.stem.features} numbers and gives {spec.head.features}, but {data.name} has "
             f"{data.features} a sample and needs {data.outputs}: use Spec.dense(features={data.features}, "
@@ -560,5 +634,22 @@ def _require_fit(spec: Spec, data: Dataset, recipe: Recipe) -> None:
         )
     if recipe.batch > data.train.size:
         raise InputError(f"batch={recipe.batch} is more than {data.name} has to train on, {data.train.size}.")
-    if spec.coupled and recipe.batch == 1:
+    if spec.coupled and recipe.batch * spec.body_size**2 == 1:
         raise InputError("batch=1 leaves batch normalisation nothing to compare: use 2 samples or more a step.")
+
+
+def _require_images(spec: Spec, data: Dataset | Images) -> None:
+    if not isinstance(data, Images):
+        raise InputError(
+            f"the network takes images, and {data.name} is no set of images: use skipscope.data.load_images."
+        )
+    if not spec.images:
+        raise InputError(f"the network is dense, and {data.name} is a set of images: use Spec.cifar, or another set.")
+    channels, height, width = data.shape
+    if (spec.input_shape, spec.head.features) != (data.shape, data.outputs):
+        own = "x".join(map(str, spec.input_shape))
+        raise InputError(
+            f"the network takes images of {own} and gives {spec.head.features} numbers, but {data.name} has "
+            f"{channels}x{height}x{width} and {data.outputs} classes: use Spec.cifar(channels={channels}, "
+            f"size={height}, classes={data.outputs}, ...)."
+        )

@@ -112,3 +112,19 @@ def test_overwrite_replaces(succeeded: Callable[..., str], here: Path):
 
 def test_quiet_leaves_the_result(succeeded: Callable[..., str]):
     assert succeeded("flow", *SMALL, "--quiet") == succeeded("flow", *SMALL)
+
+
+def test_flow_of_networks_by_name(succeeded: Callable[..., str]):
+    records = json.loads(
+        succeeded("flow", "--spec", "cifar-8,cifar-8-plain", "--seeds", 2, "--batch", 2, "--format", "json")
+    )
+
+    readings = studies.flow(specs=["cifar-8", "cifar-8-plain"], seeds=range(2), batch=2, dtype="float64")
+    assert records == json.loads(json.dumps(summary.summarise(readings).table.to_dicts()))
+    assert {record["design"] for record in records} == {"cifar-8", "cifar-8-plain"}
+
+
+def test_what_is_about_designs_is_refused_with_networks(refused: Callable[..., str]):
+    assert refused("flow", "--spec", "cifar-8", "--width", 8) == (
+        "--width is about designs, and --spec names 'cifar-8': leave one out."
+    )

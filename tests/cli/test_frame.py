@@ -40,17 +40,18 @@ LAYERS = "--init --activation --output --bias"
 DENSE = f"--width --features --order --norm {LAYERS} --shortcut-gain --branch-gain --cotangent --batch"
 OPTIONS = {
     "demo": f"--preset {SEEDS} --out --overwrite --quiet",
-    "flow": f"--input --input-dtype --high --loss --sites --design --depth {DENSE} {STUDY}",
-    "sweep": f"--depths --design {DENSE} --sites --folder {STUDY}",
-    "highway": f"--depth --width --features --design --order --gain --norm {LAYERS} --cotangent --batch {STUDY}",
+    "flow": f"--input --input-dtype --high --loss --sites --spec --design --depth {DENSE} {STUDY}",
+    "sweep": f"--depths --spec --design {DENSE} --sites --folder {STUDY}",
+    "highway": f"--depth --spec --width --features --design --order --gain --norm {LAYERS} --cotangent --batch {STUDY}",
     "jacobian": f"--depths --width --design --part --blocks {LAYERS} --batch {STUDY}",
     "correlation": f"--depths --width --design --cosine --independent {LAYERS} --batch {STUDY}",
     "degradation": f"--data --depths --width --design --norms --order --steps --batch --rate --schedule --tuning "
     f"--record {STUDY}",
     "identity": f"--scales --depths --width --design --rates --steps --batch --only {STUDY}",
     "representation": f"--design --depth --width --data --order --norm --steps --rate --batch {STUDY}",
-    "lesion": "--design --depth --width --data --order --norm --steps --rate --batch --deleted --swapped --draws "
-    f"{STUDY}",
+    "lesion": "--spec --design --depth --width --data --order --norm --steps --rate --batch --deleted --swapped "
+    f"--draws {STUDY}",
+    "networks": "--format",
     "theory": f"--design --depth {DENSE} {RESULT}",
     "diagnose": f"--design --depth {DENSE} {SEEDS} {RESULT}",
     "compare": f"--quantity --site {RESULT}",

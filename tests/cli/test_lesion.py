@@ -69,3 +69,15 @@ def test_what_makes_no_sense_is_one_line(run: Callable[..., Any], options: list[
     assert (code, out) == (2, "")
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_networks_by_name_learn_images(run: Callable[..., Any]):
+    with mock.patch.object(studies, "lesion", side_effect=KeyboardInterrupt) as study:
+        run("lesion", "--spec", "cifar-20", "--data", "fashion-mnist", "--steps", "10", "--seeds", "2")
+
+    told = dict(study.call_args.kwargs)
+    assert told.pop("recipe").steps == 10
+    assert told == {
+        "specs": ["cifar-20"], "data": "fashion-mnist", "deleted": None, "swapped": None, "draws": 5,
+        "seeds": range(2), "dtype": "float64", "jobs": 1, "progress": None,
+    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command line: `skipscope demo`, the studies by their names, `theory | diagnose | report | compare`.
+"""The command line: `skipscope demo`, the studies by their names, `networks | theory | diagnose | report | compare`.
 
 Results go to stdout, in the format that was asked for and nothing else; progress goes to stderr, and only to a
 terminal. What the user can mend is one line on stderr and exit code 2. Files are checked before an hour of work, not
@@ -28,6 +28,7 @@ from skipscope.cli.highway import highway
 from skipscope.cli.identity import identity
 from skipscope.cli.jacobian import jacobian
 from skipscope.cli.lesion import lesion
+from skipscope.cli.networks import networks
 from skipscope.cli.report import report
 from skipscope.cli.representation import representation
 from skipscope.cli.sweep import sweep
@@ -47,6 +48,7 @@ VERBS: tuple[click.Command, ...] = (
     identity,
     degradation,
     lesion,
+    networks,
     theory,
     diagnose,
     compare,

@@ -39,11 +39,14 @@ def _overview(table: pl.DataFrame, readings: Readings) -> pl.DataFrame:
 
 @click.command()
 @models.model
+@options.specs
 @options.network
 @models.batch
 @study("gradient flow", title="Gradient flow", shown=_shown)
 def flow(**asked: Any) -> Readings:
     """Signal and gradient by depth: of designs, over seeds, with the law beside the measurement; or of a MODEL.
+
+    With --spec, of networks of the paper.
 
     MODEL is a torch.nn.Module of your own, or what makes one, as package.module:name.
     """
@@ -52,4 +55,4 @@ def flow(**asked: Any) -> Readings:
         return models.measured(**own)
     from skipscope import studies
 
-    return studies.flow(**asked)
+    return studies.flow(**options.of_specs(asked))

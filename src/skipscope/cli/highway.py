@@ -32,6 +32,7 @@ def _shown(readings: Readings) -> Shown:
 
 @click.command()
 @options.depths("54", "--depth", "Blocks: 54, or several: 5,10,20 or first:last:step.")
+@options.specs
 @options.width()
 @options.features
 @options.designs("residual")
@@ -46,4 +47,4 @@ def highway(**asked: Any) -> Readings:
     """Which way the gradient comes: shortcut or branch, and through how many branches."""
     from skipscope import studies
 
-    return studies.highway(**asked)
+    return studies.highway(**options.of_specs(asked))

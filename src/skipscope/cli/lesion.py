@@ -37,6 +37,7 @@ def _counted(name: str, about: str) -> Callable[[options.Command], options.Comma
 
 @click.command()
 @options.designs("residual,twin")
+@options.specs
 @options.trained
 @_counted("--deleted", "How many random blocks to delete: 1,2,4 (if not given: up to all).")
 @_counted("--swapped", "How many random swaps of two blocks: 1,2,4 (if not given: up to as many as blocks).")
@@ -50,4 +51,4 @@ def lesion(*, steps: int, rate: float, batch: int, **asked: Any) -> Readings:
     from skipscope.studies.lesion import LESION_RECIPE
 
     recipe = replace(LESION_RECIPE, steps=steps, rate=rate, batch=batch, warmup=steps // 10)
-    return studies.lesion(recipe=recipe, **asked)
+    return studies.lesion(recipe=recipe, **options.of_specs(asked, "data", "deleted", "swapped", "draws"))

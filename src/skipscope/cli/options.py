@@ -85,6 +85,32 @@ def chosen(**values: tuple[str, ...]) -> dict[str, Any]:
     return {name: list(given) for name, given in values.items() if given}
 
 
+_OF_ALL = ("seeds", "batch", "cotangent", "dtype", "jobs", "progress")
+
+
+def of_specs(asked: dict[str, Any], *more: str) -> dict[str, Any]:
+    """What was asked, less what is about designs where `--spec` names networks.
+
+    Args:
+        asked: the parameters of a verb by name.
+        more: those that it has for all networks beside what every verb has.
+
+    Raises:
+        InputError: an option that is about designs is given with `--spec`.
+    """
+    if asked["specs"] is None:
+        return {name: value for name, value in asked.items() if name != "specs"}
+    context = click.get_current_context()
+    known = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    kept = ("specs", *_OF_ALL, *more)
+    for name in asked.keys() - {*kept}:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise InputError(
+                f"{known[name]} is about designs, and --spec names {quoted(', '.join(asked['specs']))}: leave one out."
+            )
+    return {name: value for name, value in asked.items() if name in kept}
+
+
 # ----------------------------------------------------------------------------------------------------- the networks
 
 
@@ -153,6 +179,18 @@ dense = several(
     click.option("--shortcut-gain", default="1", show_default=True, callback=_gain, help="A number, 1/sqrt(L) or 1/L."),
     click.option("--branch-gain", default="1", show_default=True, callback=_gain, help="Likewise, or zero."),
     cotangent,
+)
+
+
+def _several_names(context: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else _names(context, option, value)
+
+
+specs = click.option(
+    "--spec",
+    "specs",
+    callback=_several_names,
+    help="Networks of the paper in place of designs, separated by commas: cifar-20,cifar-20-plain.",
 )
 network = several(
     designs("plain,residual,twin,matched"),
@@ -240,4 +278,9 @@ format_ = click.option(
     show_default=True,
     help="How the result is written.",
 )
+images = several(
+    click.option("--data", default="digits", show_default=True, help="digits, fashion-mnist or cifar10."),
+    path("--data-folder", help="Where its files are, if not where SKIPSCOPE_DATA or the system has them."),
+)
+"""What networks of images learn; the verb gets `data` and `data_folder`, as `skipscope.data.load_images` takes them."""
 quiet = click.option("--quiet", is_flag=True, help="No progress, and only the result.")

@@ -34,6 +34,7 @@ def _shown(readings: Readings) -> Shown:
 
 @click.command()
 @options.depths("5,10,20,30,40")
+@options.specs
 @options.designs("plain,residual")
 @options.dense
 @options.batch()
@@ -45,7 +46,7 @@ def sweep(*, sites: bool, folder: Path | None, **asked: Any) -> Readings:
 
     if sites and folder is None:
         raise InputError("--sites needs --folder, as site-level readings are too many to hold: name a folder.")
-    return studies.sweep(sites=sites, folder=folder, **asked)
+    return studies.sweep(sites=sites, folder=folder, **options.of_specs(asked))
 
 
 # ------------------------------------------------------------------------------------------------ what fits a terminal

@@ -142,8 +142,12 @@ def linearise(network: NumpyNetwork, batch: Any, *, sample: int = 0) -> Linear:
         sample: which of the samples. The others matter under batch normalisation alone.
 
     Raises:
-        InputError: the batch does not fit the network, or has no such sample.
+        InputError: the network is convolutional, the batch does not fit it, or has no such sample.
     """
+    if network.spec.images:
+        raise InputError(
+            "a Jacobian is of dense networks alone, and this is convolutional: use its jvp, or Spec.dense."
+        )
     x = np.asarray(batch[0] if isinstance(batch, tuple) and batch else batch)
     rows = x.shape[-2] if x.ndim >= 2 else 0
     if require_int("sample", sample, least=0) >= max(rows, 1):

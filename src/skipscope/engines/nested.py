@@ -26,10 +26,11 @@ Array = NDArray[np.floating[Any]]
 
 
 def nested(shallow: Spec, deep: Spec) -> bool:
-    """Whether `shallow` is `deep` without some of its last blocks, with the same stem and head."""
+    """Whether `shallow` is `deep` without some of its last blocks, with the same stem and head; and both are dense."""
     few, many = shallow.body, deep.body
     return (
-        len(few) < len(many)
+        not shallow.images
+        and len(few) < len(many)
         and (shallow.stem_layer, shallow.head_layer) == (deep.stem_layer, deep.head_layer)
         and (shallow.init, shallow.bias, shallow.dtype) == (deep.init, deep.bias, deep.dtype)
         and few == many[: len(few)]
@@ -49,12 +50,14 @@ def run_nested(
 
     Args:
         networks: as `build_all` makes them from specs each of which nests in the one before (see `nested`): the deepest
-            first; unedited, as their gains are taken from the specs.
+            first; unedited, as their gains are taken from the specs. A convolutional one comes alone.
         batch: as for `NumpyNetwork.run`, the same for all of them.
         losses: one a network.
         observers: one a network.
     """
     deepest = networks[0]
+    if deepest.spec.images:
+        return [deepest.run(batch, losses[0], observers[0])]
     stem, body = stem_of(deepest.spec, _Along(deepest)), body_of(deepest.spec, _Along(deepest))
     tails = [tail_of(network.spec, _Along(network)) for network in networks]
     alone = [_Several([observe]) for observe in observers]

@@ -1,14 +1,14 @@
 """The NumPy engine: a `Spec` and seeds become an ensemble of networks that run forward and backward at once.
 
-A network is a chain of parts (see parts.py), which push the arrays to the observer as they make them and keep nothing.
-Only the weight arrays ever change.
+A network is a chain of parts (see parts.py, and parts_images.py for convolutional ones), which push the arrays to the
+observer as they make them and keep nothing. Only the weight arrays ever change.
 """
 
 from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -16,9 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipscope import draws
-from skipscope.engines.parts import Chain, Kept, Norm, Part, PlainBlock, ResidualBlock, body_of, stem_of, tail_of
+from skipscope.engines import parts, parts_images
+from skipscope.engines.common import inputs_of, parameters_of, running_of
+from skipscope.engines.parts import Chain, Kept, Norm, Part, PlainBlock, ResidualBlock
+from skipscope.engines.room import Room
+from skipscope.engines.spread import one_thread
 from skipscope.errors import InputError, choose, quoted, require_number, require_type
-from skipscope.protocol import Loss, Observer, Run, Site, ignore, sites_of
+from skipscope.protocol import Loss, Observer, Run, Site, ignore, sites_of, wanted
 from skipscope.spec import Spec
 
 __all__ = ["NumpyNetwork", "build", "build_all", "sent_back"]
@@ -36,7 +40,7 @@ class NumpyNetwork:
         parameters: the weight arrays by name (`stem.weight`, `stage1.block3.layer2.gamma`, `stage1.block3.gain`),
             each with the leading axis s; changing one in place changes the network.
         running: the running averages of batch normalisation by name (`stem.running_mean`, `stem.running_variance`,
-            (s, n)): 0 and 1 until somebody trains the network; see `inference`.
+            (s, n), of convolutions (s, c)): 0 and 1 until somebody trains the network; see `inference`.
         gradients: arrays by the parameters' names into which every backward pass writes; none, but while the network
             is trained.
     """
@@ -54,7 +58,7 @@ class NumpyNetwork:
         self.seeds = seeds
         self.sites: tuple[Site, ...] = sites_of(spec)
         self.parameters = parameters
-        self.running = _running(spec, len(seeds)) if running is None else running
+        self.running = running_of(spec, len(seeds)) if running is None else running
         self.gradients = {} if gradients is None else gradients
         self._fixed = False
         self._arranged = ""
@@ -71,12 +75,31 @@ class NumpyNetwork:
 
     @cached_property
     def _blocks(self) -> tuple[PlainBlock | ResidualBlock, ...]:
+        body_of = parts_images.body_of if self.spec.images else parts.body_of
         return body_of(self.spec, self._known)
 
     @cached_property
     def _chain(self) -> Chain:
-        stem, tail = stem_of(self.spec, self._known), tail_of(self.spec, self._known)
-        return Chain((*stem.parts, *self._blocks, *tail.parts))
+        return self._around(self._blocks)
+
+    def _around(self, blocks: Iterable[Part]) -> Chain:
+        """The network with these blocks for its body."""
+        of = parts_images if self.spec.images else parts
+        return Chain((*of.stem_of(self.spec, self._known).parts, *blocks, *of.tail_of(self.spec, self._known).parts))
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Overflow warns of nothing; and where work on images is spread over threads, BLAS adds none of its own.
+
+        A network that is trained will run many times, and keeps the memory of its images.
+        """
+        room = self._room.used() if self.gradients else nullcontext()
+        with np.errstate(all="ignore"), one_thread() if self.spec.images else nullcontext(), room:
+            yield
+
+    @cached_property
+    def _room(self) -> Room:
+        return Room()
 
     def run(self, batch: Any, loss: Loss | None = None, observe: Observer = ignore) -> Run:
         """One forward pass, and with a loss one backward pass; see `skipscope.protocol.Network.run`.
@@ -86,7 +109,7 @@ class NumpyNetwork:
         Raises:
             InputError: the batch or the loss does not fit the network.
         """
-        with np.errstate(all="ignore"):
+        with self._computing():
             x = self.inputs(batch)
             observe("input", activation=x)
             if loss is None:
@@ -96,7 +119,8 @@ class NumpyNetwork:
             output, kept = self._chain.forward(x, observe)
             value, dy = sent_back(loss, output, batch)
             dx = self._chain.backward(dy, kept, observe)
-            observe("input", activation_grad=dx)
+            if "activation_grad" in wanted(observe, "input"):  # else a convolution leaves it out
+                observe("input", activation_grad=dx)
         return Run(output, value)
 
     @contextmanager
@@ -157,7 +181,7 @@ class NumpyNetwork:
 
         For walks back through the network that are not its gradient, as `skipscope.engines.paths` has one.
         """
-        with np.errstate(all="ignore"):
+        with self._computing():
             output, kept = self._chain.forward(self.inputs(batch), ignore)
         return output, list(zip(self._chain.parts, kept, strict=True))
 
@@ -169,7 +193,7 @@ class NumpyNetwork:
         Raises:
             InputError: the batch or the tangent does not fit the network.
         """
-        with np.errstate(all="ignore"):
+        with self._computing():
             x = self.inputs(batch)
             tx = np.asarray(tangent, self.spec.dtype, order="C")
             if tx.shape not in (x.shape, x.shape[1:]):
@@ -193,35 +217,12 @@ class NumpyNetwork:
         return list(chosen.values())
 
     def inputs(self, batch: Any) -> Array:
-        """The inputs of a batch as the network takes them: (s, b, n), in its dtype.
+        """The inputs of a batch as the network takes them: (s, b, n), or images (s, b, c, h, w), in its dtype.
 
         Raises:
             InputError: they do not fit the network.
         """
-        given = batch[0] if isinstance(batch, tuple) and batch else batch
-        try:
-            if np.asarray(given).dtype.kind not in "biuf":
-                raise TypeError
-            x = np.asarray(given, self.spec.dtype, order="C")  # in another order the last bits would be others
-        except (TypeError, ValueError):
-            raise InputError(f"batch must be an array of real numbers; got {type(given).__name__}.") from None
-        features = self.spec.stem.features
-        if x.ndim not in (2, 3) or x.shape[-1] != features or (x.ndim == 3 and x.shape[0] not in (1, len(self.seeds))):
-            raise InputError(
-                f"batch must have the shape (samples, {features}), or ({len(self.seeds)}, samples, {features}) with "
-                f"one batch a seed; got {x.shape}."
-            )
-        if x.shape[-2] == 0:
-            raise InputError("batch is empty: give at least 1 sample.")
-        if not np.isfinite(x).all():
-            raise InputError(
-                f"batch has {int((~np.isfinite(x)).sum())} entries that are nan or inf: mend the data first."
-            )
-        if self.spec.coupled and x.shape[-2] == 1 and not self._fixed:
-            raise InputError(
-                "batch of 1 sample: batch normalisation over one sample is 0 whatever comes in; give 2 or more."
-            )
-        return np.broadcast_to(x, (len(self.seeds), *x.shape[-2:]))
+        return inputs_of(self.spec, len(self.seeds), batch, fixed=self._fixed)
 
     @contextmanager
     def rearranged(self, order: Iterable[str]) -> Iterator[None]:
@@ -236,10 +237,9 @@ class NumpyNetwork:
         """
         chosen = _arranged([block.site for block in self._blocks], list(order))
         _require_widths(self.spec, chosen)
-        stem, tail = stem_of(self.spec, self._known), tail_of(self.spec, self._known)
         blocks = {block.site: block for block in self._blocks}
         before = self._chain, self._arranged
-        self._chain = Chain((*stem.parts, *(blocks[site] for site in chosen), *tail.parts))
+        self._chain = self._around(blocks[site] for site in chosen)
         self._arranged = _arrangement(list(blocks), chosen)
         self._fix(self._fixed)
         try:
@@ -259,14 +259,20 @@ def _arranged(known: Sequence[str], order: Sequence[str]) -> list[str]:
 
 def _require_widths(spec: Spec, order: Sequence[str]) -> None:
     """Whether every block in this order, and what follows the last, gets as many features as it takes."""
-    taken = {block.site: (block.layers[0].fan_in, block.width) for block in spec.body}
-    width = spec.stem.width
-    for site, (comes, goes) in [(site, taken[site]) for site in order] + [("head", (spec.body_width, 0))]:
-        if comes != width:
+    taken = {block.site: ((block.n_in, block.size), (block.width, block.size_out)) for block in spec.body}
+    stream = spec.stem.width, spec.stem_size
+    end = spec.body_width, spec.body_size
+    for site, (comes, goes) in [(site, taken[site]) for site in order] + [("head", (end, end))]:
+        if comes[0] != stream[0]:
             raise InputError(
-                f"order: {site!r} takes {comes} features, and {width} would come in; keep what lies between."
+                f"order: {site!r} takes {comes[0]} features, and {stream[0]} would come in; keep what lies between."
             )
-        width = goes
+        if comes[1] != stream[1] and site != "head":  # which takes the mean over images of any size
+            raise InputError(
+                f"order: {site!r} takes images of {comes[1]}x{comes[1]}, and {stream[1]}x{stream[1]} would come in; "
+                "keep what lies between."
+            )
+        stream = goes
 
 
 def _arrangement(known: Sequence[str], order: Sequence[str]) -> str:
@@ -286,6 +292,8 @@ def _norms(chain: Chain) -> Iterator[Norm]:
             yield part
         elif isinstance(part, PlainBlock | ResidualBlock):
             yield from _norms(part.branch)
+            if isinstance(part, parts_images.ResidualImages):
+                yield from _norms(part.shortcut)
 
 
 def sent_back(loss: Loss, output: Array, batch: Any) -> tuple[Array, Array]:
@@ -299,8 +307,11 @@ def sent_back(loss: Loss, output: Array, batch: Any) -> tuple[Array, Array]:
             f"loss {quoted(loss)} has no gradient(output, batch), and this engine differentiates by hand: use "
             "skipscope.losses, or an object that is called for the loss and has such a method."
         )
-    value = loss(output, batch)
-    dy = np.asarray(loss.gradient(output, batch), output.dtype, order="C")
+    together = getattr(loss, "with_gradient", None)
+    value, gradient = (
+        (loss(output, batch), loss.gradient(output, batch)) if together is None else together(output, batch)
+    )
+    dy = np.asarray(gradient, output.dtype, order="C")
     if dy.shape != output.shape:
         raise InputError(f"loss {quoted(loss)} has a gradient of shape {dy.shape}; the output has {output.shape}.")
     return value, dy
@@ -325,9 +336,9 @@ def build_all(
         spec = specs[index]
         weights = next((_cut(spec, deep, known) for deep, known in drawn if draws.begins(spec, deep)), None)
         if weights is None:
-            weights = _frozen(draws.weights(spec, seeds, empty=empty))
+            weights = _frozen(_laid_out(draws.weights(spec, seeds, empty=empty)))
             drawn.append((spec, weights))
-        networks[index] = NumpyNetwork(spec, seeds, _parameters(spec, seeds, weights))
+        networks[index] = NumpyNetwork(spec, seeds, parameters_of(spec, seeds, weights))
     return [networks[index] for index in range(len(specs))]
 
 
@@ -353,37 +364,12 @@ def build(spec: Spec, *, seed: int | Iterable[int]) -> NumpyNetwork:
     """
     require_type("spec", spec, Spec, "Spec.dense(width=36, blocks=28) makes one")
     seeds = draws.require_seeds(seed)
-    return NumpyNetwork(spec, seeds, _parameters(spec, seeds, draws.weights(spec, seeds)))
+    return NumpyNetwork(spec, seeds, parameters_of(spec, seeds, _laid_out(draws.weights(spec, seeds))))
 
 
-def _parameters(spec: Spec, seeds: tuple[int, ...], weights: Mapping[str, Array]) -> dict[str, Array]:
-    parameters: dict[str, Array] = {}
-    offsets = draws.biases(spec, seeds)
-    for layer in spec.layers:
-        parameters[f"{layer.site}.weight"] = weights[layer.site]
-        if spec.bias:
-            parameters[f"{layer.site}.bias"] = offsets[layer.site]
-        if layer.normed:
-            parameters |= _norm_parameters(layer.site, (len(seeds), layer.normed), spec.dtype)
-    if spec.pre_activation and spec.stages[-1].norm != "none":
-        parameters |= _norm_parameters("final", (len(seeds), spec.body_width), spec.dtype)
-    for block in spec.body:
-        if block.learned_gain:
-            parameters[f"{block.site}.gain"] = np.zeros(len(seeds), spec.dtype)
-    return parameters
-
-
-def _running(spec: Spec, networks: int) -> dict[str, Array]:
-    layers = [(layer.site, layer.normed, layer.norm) for layer in spec.layers]
-    if spec.pre_activation:
-        layers.append(("final", spec.body_width, spec.stages[-1].norm))
-    running: dict[str, Array] = {}
-    for site, features, norm in layers:
-        if norm == "batch":
-            running[f"{site}.running_mean"] = np.zeros((networks, features), spec.dtype)
-            running[f"{site}.running_variance"] = np.ones((networks, features), spec.dtype)
-    return running
-
-
-def _norm_parameters(site: str, shape: tuple[int, int], dtype: str) -> dict[str, Array]:
-    return {f"{site}.gamma": np.ones(shape, dtype), f"{site}.beta": np.zeros(shape, dtype)}
+def _laid_out(weights: Mapping[str, Array]) -> dict[str, Array]:
+    """The same weights; those of convolutions with their channels last in memory, as images have them."""
+    return {
+        site: weight if weight.ndim == 3 else weight.transpose(0, 1, 3, 4, 2).copy().transpose(0, 1, 4, 2, 3)
+        for site, weight in weights.items()
+    }

@@ -31,6 +31,8 @@ __all__ = [
     "PlainBlock",
     "ResidualBlock",
     "body_of",
+    "head_of",
+    "norm_arrays",
     "stem_of",
     "tail_of",
 ]
@@ -51,6 +53,9 @@ NORMS: dict[
     "layer": (ops.layer_norm, ops.layer_norm_backward, ops.layer_norm_jvp),
     "fixed": (ops.fixed_norm, ops.fixed_norm_backward, ops.fixed_norm_jvp),
 }
+
+
+_GRADIENTS = ("weight_grad", "bias_grad")
 
 
 class Part(Protocol):
@@ -80,11 +85,12 @@ class Affine:
         return ops.affine(x, self.weight, self.bias), x
 
     def backward(self, dy: Array, kept: Kept, observe: Observer) -> Array:
-        roles = wanted(observe, self.site)
-        if self.weight_grad is not None or "weight_grad" in roles or "weight" in roles:
+        # Where the network is trained, its gradients are needed whoever looks.
+        roles = _GRADIENTS if self.weight_grad is not None else wanted(observe, self.site)
+        if "weight_grad" in roles or "weight" in roles:
             weight_grad = ops.affine_backward_weight(dy, kept, self.weight_grad)
             observe(self.site, weight=self.weight, weight_grad=weight_grad)
-        if self.bias is not None and (self.bias_grad is not None or "bias_grad" in roles or "bias" in roles):
+        if self.bias is not None and ("bias_grad" in roles or "bias" in roles):
             observe(self.site, bias=self.bias, bias_grad=ops.affine_backward_bias(dy, self.bias_grad))
         return ops.affine_backward_input(dy, self.weight)
 
@@ -239,13 +245,14 @@ class ResidualBlock:
         y, bare, kept_branch = kept
         observe(self.site, activation_grad=dy)
         dsum = ACTIVATIONS[self.activation][1](dy, y)
-        dskip, dbranch = ops.junction_backward(dsum, *self.gains)
+        gains = self.gains
+        dskip, dbranch = ops.junction_backward(dsum, *gains)
         if self.learned is not None:
             gain_grad = (dbranch * bare).sum(axis=(-2, -1), out=self.learned_grad)
             observe(self.site, gain=self.learned, gain_grad=gain_grad)
             dbranch = dbranch * self.learned[..., None, None]
         through = self.branch.backward(dbranch, kept_branch, observe)
-        dx = ops.junction_joined(dskip, through, *self.gains)
+        dx = ops.junction_joined(dskip, through, *gains)
         observe(self.site, shortcut_grad=dskip, branch_grad=through, total_grad=dx)
         return dx
 
@@ -283,7 +290,12 @@ def tail_of(spec: Spec, parameters: Parameters) -> Chain:
     """What comes after the last block."""
     last = spec.stages[-1] if spec.pre_activation else None
     final = () if last is None else _activated("final", last.norm, last.activation, parameters)
-    return Chain((*final, *_layer(spec.head_layer, parameters)))
+    return Chain((*final, *head_of(spec, parameters)))
+
+
+def head_of(spec: Spec, parameters: Parameters) -> tuple[Part, ...]:
+    """The output layer."""
+    return _layer(spec.head_layer, parameters)
 
 
 def _layer(layer: Layer, parameters: Parameters) -> tuple[Part, ...]:
@@ -297,9 +309,16 @@ def _activated(site: str, norm: str, activation: str, parameters: Parameters) ->
     after = Activation(site, activation)
     if norm == "none":
         return (after,)
+    return Norm(site, norm, *norm_arrays(site, parameters)), after
+
+
+def norm_arrays(
+    site: str, parameters: Parameters
+) -> tuple[Array, Array, tuple[Array, Array] | None, tuple[Array, Array] | None]:
+    """A normalisation's gamma and beta, its running averages, and where its gradients are written."""
     running = _pair(parameters, f"{site}.running_mean", f"{site}.running_variance")
     grads = _pair(parameters, f"{site}.gamma_grad", f"{site}.beta_grad")
-    return Norm(site, norm, parameters[f"{site}.gamma"], parameters[f"{site}.beta"], running, grads), after
+    return parameters[f"{site}.gamma"], parameters[f"{site}.beta"], running, grads
 
 
 def _pair(parameters: Parameters, first: str, second: str) -> tuple[Array, Array] | None:

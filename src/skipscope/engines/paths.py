@@ -18,17 +18,20 @@ How much of the gradient a length carries is the share <G_k, g>/|g|^2 with g = G
 sum to one, and one may be negative or above one, where paths work against each other.
 
 Shapes: s seeds, k lengths, b batch, n width; a gradient by path is (s, k, b, n). Matrices see k and b as one axis, so
-a network's bits do not depend on the ensemble that it is in. Imports the engine, its ops and NumPy.
+a network's bits do not depend on the ensemble that it is in. Through convolutions, which are much work each, the
+lengths go one by one; the projection of a shortcut belongs to the shortcut. Imports the engine, its ops and NumPy.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipscope.engines import ops
+from skipscope.engines.images import as_observed
 from skipscope.engines.numpy_engine import NumpyNetwork
 from skipscope.engines.parts import (
     ACTIVATIONS,
@@ -42,8 +45,10 @@ from skipscope.engines.parts import (
     PlainBlock,
     ResidualBlock,
 )
+from skipscope.engines.parts_images import ResidualImages
+from skipscope.engines.spread import one_thread
 from skipscope.errors import InputError, quoted
-from skipscope.protocol import Loss
+from skipscope.protocol import Loss, ignore
 
 __all__ = ["path_gradients", "path_moments", "path_weights"]
 
@@ -61,7 +66,7 @@ def path_gradients(network: NumpyNetwork, batch: Any, loss: Loss) -> Array:
 
     Returns:
         G of shape (s, K + 1, b, n), K the number of junctions: G[:, k] came through k branches, and G.sum(axis=1) is
-        the gradient by the stem's output, where the body begins.
+        the gradient by the stem's output, where the body begins. Of images (s, K + 1, b, c, h, w).
 
     Raises:
         InputError: the batch does not fit the network, or the loss has no gradient.
@@ -69,7 +74,9 @@ def path_gradients(network: NumpyNetwork, batch: Any, loss: Loss) -> Array:
     if not callable(getattr(loss, "gradient", None)):
         raise InputError(f"loss {quoted(loss)} has no gradient(output, batch): use skipscope.losses.")
     output, tape = network.taped(batch)
-    stem = sum(getattr(part, "site", "") == "stem" for part, _ in tape)
+    stem = sum(getattr(part, "site", "") in ("stem", "stem.pool") for part, _ in tape)
+    if network.spec.images:
+        return _of_images(tape[stem:], np.asarray(loss.gradient(output, batch), output.dtype, order="C"))
     with np.errstate(all="ignore"):
         by_path = np.asarray(loss.gradient(output, batch), output.dtype, order="C")[:, None]
         for part, kept in reversed(tape[stem:]):
@@ -81,7 +88,7 @@ def path_weights(by_path: Array) -> Masked:
     """The share <G_k, g>/|g|^2 of every length k in the gradient g = sum_k G_k, over batch and features.
 
     Args:
-        by_path: G of shape (s, k, b, n), as `path_gradients` gives it.
+        by_path: G of shape (s, k, b, n), or of images, as `path_gradients` gives it.
 
     Returns:
         Shape (s, k), float64; a row sums to one. Masked where g is 0; nan where something overflowed.
@@ -173,3 +180,24 @@ def _junction(block: ResidualBlock, by_path: Array, kept: Kept) -> Array:
             by_branch = by_branch * block.learned[:, None, None, None]
         joined[:, 1:] += _chain(block.branch, by_branch, kept_branch)
     return joined
+
+
+# ------------------------------------------------------------------------------------------------------------ images
+
+
+def _of_images(tape: Sequence[tuple[Part, Kept]], dy: Array) -> Array:
+    by_path = [dy]
+    with np.errstate(all="ignore"), one_thread():
+        for part, kept in reversed(tape):
+            by_path = _lengths(part, by_path, kept)
+    return np.stack([as_observed(each) for each in by_path], axis=1)
+
+
+def _lengths(part: Part, by_path: list[Array], kept: Kept) -> list[Array]:
+    """The gradient by path at the input of a part, length by length."""
+    if not isinstance(part, ResidualImages):
+        return [part.backward(each, kept, ignore) for each in by_path]
+    ways = [part.ways_back(each, kept) for each in by_path]
+    nothing = np.zeros_like(ways[0][0])
+    past, through = [*(way[0] for way in ways), nothing], [nothing, *(way[1] for way in ways)]
+    return [one + other for one, other in zip(past, through, strict=True)]

@@ -6,7 +6,6 @@ import polars as pl
 
 from skipscope import charts
 from skipscope.charts import labels
-from skipscope.designs import DESIGNS
 from skipscope.diagnosis import FACTOR, SEEDS, Finding, diagnose
 from skipscope.readings import Readings
 from skipscope.report.page import Block, Claim, Claims, Facts, Figure, Findings, Holds, Prose, Section
@@ -16,6 +15,7 @@ from skipscope.report.prose import (
     bands,
     capital,
     change,
+    designs_of,
     joined,
     junctions_table,
     law_lines,
@@ -48,7 +48,7 @@ def flow_section(readings: Readings, *, anchor: str = "flow") -> Section:
     claims = _claims(findings, readings)
     blocks: list[Block] = [
         Prose((_ASKED,)),
-        Facts(tuple((name, DESIGNS[name].about) for name in DESIGNS if name in set(readings.cells["design"]))),
+        Facts(tuple(designs_of(readings).items())),
         Prose((_drawn(readings),)),
         *_profile(summary, "backward_gain", "The gradient, on its way back", _GRADIENT),
         *_profile(summary, "forward_gain", "The signal, on its way forward", _SIGNAL),

@@ -16,12 +16,22 @@ from skipscope.charts.lesion import (
     lesion_swapped,
     lesion_swapped_data,
 )
-from skipscope.designs import DESIGNS
 from skipscope.diagnosis import Finding
 from skipscope.lesions import LEARNT, deleted_data, findings, intact_data
 from skipscope.readings import Readings
 from skipscope.report.page import Block, Claim, Claims, Facts, Figure, Findings, Method, Prose, Section, Table
-from skipscope.report.prose import by_rule, holds_of, joined, listed, method, plural, quoted, seeds_of, versions_of
+from skipscope.report.prose import (
+    by_rule,
+    designs_of,
+    holds_of,
+    joined,
+    listed,
+    method,
+    plural,
+    quoted,
+    seeds_of,
+    versions_of,
+)
 from skipscope.words import number
 
 __all__ = ["lesion_section"]
@@ -71,7 +81,8 @@ _ASKED = (
 
 def _trained(readings: Readings, table: pl.DataFrame) -> str:
     data = joined(map(str, readings.cells["data"].unique().sort()))
-    designs = [f"{quoted([name])}: {DESIGNS[name].about}" for name in table["design"].unique(maintain_order=True)]
+    about = designs_of(readings)
+    designs = [f"{quoted([name])}: {about[name]}" for name in table["design"].unique(maintain_order=True)]
     told = f"Here every network is trained on {data}, with {seeds_of(readings)}. The designs, of depth d: "
     told += f"{listed(designs)}."
     for row in table.iter_rows(named=True):

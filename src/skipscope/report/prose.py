@@ -28,6 +28,7 @@ __all__ = [
     "by_rule",
     "capital",
     "change",
+    "designs_of",
     "holds_of",
     "joined",
     "junctions_table",
@@ -68,6 +69,30 @@ def joined(names: Iterable[str]) -> str:
     """A list of names in a sentence."""
     listed = list(names)
     return f"{', '.join(listed[:-1])} and {listed[-1]}" if len(listed) > 1 else "".join(listed)
+
+
+def designs_of(readings: Readings) -> dict[str, str]:
+    """What the designs are, by name and in the order of skipscope; and what networks are that are none of them."""
+    own = {row["design"]: row["spec"] for row in readings.cells.iter_rows(named=True) if row["design"] and row["spec"]}
+    known = {name: design.about for name, design in DESIGNS.items() if name in own}
+    others = {name: Spec.from_json(text) for name, text in own.items() if name not in DESIGNS}
+    return known | {name: _about(spec) for name, spec in others.items()}
+
+
+def _about(spec: Spec) -> str:
+    kind = "convolutional" if spec.images else "dense"
+    shortcuts = joined(sorted({_SHORTCUTS[stage.shortcut] for stage in spec.stages}))
+    return f"a {kind} network, {shortcuts or 'without blocks'}"
+
+
+_SHORTCUTS = {
+    "none": "plain",
+    "identity": "with identities for shortcuts",
+    "A": "with shortcuts of option A",
+    "A-both": "with shortcuts of option A (zeros on both sides)",
+    "B": "with shortcuts of option B",
+    "C": "with shortcuts of option C",
+}
 
 
 def listed(names: Iterable[str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import polars as pl
 
 from skipscope import charts, trends
-from skipscope.designs import DESIGNS
 from skipscope.diagnosis import Finding
 from skipscope.errors import InputError
 from skipscope.readings import Readings
@@ -16,6 +15,7 @@ from skipscope.report.prose import (
     bands,
     by_rule,
     capital,
+    designs_of,
     holds_of,
     joined,
     law_lines,
@@ -44,7 +44,7 @@ def sweep_section(readings: Readings, *, anchor: str = "sweep") -> Section:
     named = charts.kinds(readings)
     blocks: list[Block] = [
         Prose((_ASKED,)),
-        Facts(tuple((name, DESIGNS[name].about) for name in DESIGNS if name in set(readings.cells["design"]))),
+        Facts(tuple(designs_of(readings).items())),
         Prose((_drawn(readings),)),
     ]
     for quantity, (heading, about) in _PROFILES.items():

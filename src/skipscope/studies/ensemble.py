@@ -119,7 +119,7 @@ def measure(
         networks = build_all([cell.spec for cell in cells], seed=seeds, empty=empty)
         found: dict[int, Measured] = {}
         for nest in _nests(cells):
-            batch = inputs(cells[nest[0]].batch, cells[nest[0]].spec.stem.features)
+            batch = inputs(cells[nest[0]].batch, *cells[nest[0]].spec.input_shape)
             given = [sent(cells[i].cotangent, cells[i].batch, cells[i].spec.head.features) for i in nest]
             together = [networks[i] for i in nest]
             recordings = [Recording(networks[i], cells[i].plan) for i in nest]
@@ -354,5 +354,5 @@ def _chunk(group: Sequence[Cell], chunk: int | None) -> int:
         return require_int("chunk", chunk, least=1)
     batch = max(require_int("batch", cell.batch, least=1) for cell in group)
     deepest = group[0].spec  # whose weights the others share
-    activations = batch * sum(layer.fan_out for layer in deepest.layers)
+    activations = batch * sum(layer.n_out * layer.size_out**2 for layer in deepest.layers)
     return max(1, _CHUNK_NUMBERS // (deepest.parameters + activations))

@@ -15,7 +15,7 @@ from skipscope.errors import InputError, as_list, choose
 from skipscope.quantities import QUANTITIES
 from skipscope.readings import Readings
 from skipscope.studies.ensemble import Cell, Progress, run
-from skipscope.studies.named import listed
+from skipscope.studies.named import Specs, listed, specs_of
 
 __all__ = ["DIAGNOSIS_QUANTITIES", "FLOW_QUANTITIES", "flow"]
 
@@ -61,6 +61,7 @@ def flow(
     width: int = 36,
     features: int = 16,
     designs: Iterable[str] = tuple(DESIGNS),
+    specs: Specs | None = None,
     seeds: Iterable[int] = range(200),
     batch: int = 1,
     cotangent: CotangentKind = "gaussian",
@@ -77,6 +78,8 @@ def flow(
         width: units of the hidden layers.
         features: numbers a sample has, and the network gives.
         designs: names in `skipscope.designs.DESIGNS`.
+        specs: other networks in place of the designs, e.g. `["cifar-20", "cifar-20-plain"]`; the four parameters above
+            are not theirs, and `fields` are those of `Spec.cifar` and `Spec.imagenet`.
         seeds: the seeds; every design sees the same.
         batch: samples a network; the laws drawn beside the measurement are those of one sample.
         cotangent: the output gradient.
@@ -88,20 +91,23 @@ def flow(
     Raises:
         InputError: a design, a depth, a quantity or a field makes no sense.
     """
-    names = listed("designs", designs, DESIGNS)
-    shape = {"depth": depth, "width": width, "features": features, "output": "relu", **fields}
     asked = as_list(quantities)
     if not asked:
         raise InputError("quantities is empty: name at least one of skipscope.QUANTITIES.")
     measured = {name: QUANTITIES[choose("quantity", name, QUANTITIES)] for name in asked}
+    if specs is None:
+        shape = {"depth": depth, "width": width, "features": features, "output": "relu", **fields}
+        networks = {name: (design(name, **shape), depth) for name in listed("designs", designs, DESIGNS)}
+    else:
+        networks = {name: (spec, spec.depth) for name, spec in specs_of(specs, **fields).items()}
     cells = [
         Cell(
-            spec=design(name, **shape),
-            factors={"study": "flow", "design": name, "depth": depth},
+            spec=spec,
+            factors={"study": "flow", "design": name, "depth": d},
             batch=batch,
             cotangent=cotangent,
             quantities=measured,
         )
-        for name in names
+        for name, (spec, d) in networks.items()
     ]
     return run(cells, seeds, chunk=chunk, jobs=jobs, progress=progress)

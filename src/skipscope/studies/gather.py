@@ -15,6 +15,7 @@ from numbers import Integral
 from typing import Any, TypeVar
 
 from skipscope import draws
+from skipscope.engines.spread import threads
 from skipscope.errors import require_int
 from skipscope.readings import Readings
 from skipscope.studies.room import Weighed, count, require_room
@@ -105,7 +106,7 @@ def _spread(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], jobs
     from joblib import Parallel, delayed, effective_n_jobs  # only several processes need it
     from joblib.parallel import LokyBackend, get_active_backend
 
-    calls = [delayed(function)(*task) for task in tasks]
+    calls = [delayed(_on_one_thread)(function, *task) for task in tasks]
     # A cluster sees to its workers itself.
     own = isinstance(get_active_backend()[0], LokyBackend)
     options = {"initializer": _end_with, "initargs": (os.getpid(),)} if own else {}
@@ -118,6 +119,12 @@ def _spread(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], jobs
                 yield from pool(calls[start : start + size])
     else:
         yield from workers(calls)
+
+
+def _on_one_thread(function: Callable[..., Any], *task: Any) -> Any:
+    """In a worker: the others are on the other cores."""
+    with threads(1):
+        return function(*task)
 
 
 def _end_with(parent: int) -> None:

@@ -29,8 +29,9 @@ from skipscope.probe import Measured
 from skipscope.protocol import Loss, Site
 from skipscope.quantities import QUANTITIES
 from skipscope.readings import Readings
-from skipscope.spec import GainRule, Norm, Order
+from skipscope.spec import GainRule, Norm, Order, Spec
 from skipscope.studies.ensemble import Cell, Progress, run
+from skipscope.studies.named import Specs, specs_of
 
 __all__ = ["HIGHWAY_QUANTITIES", "highway"]
 
@@ -44,6 +45,7 @@ def highway(
     width: int = 36,
     features: int = 16,
     designs: Iterable[str] = ("residual",),
+    specs: Specs | None = None,
     orders: Iterable[Order] = ("before-add", "after-add", "pre-activation"),
     gains: Iterable[float | GainRule] = (1.0, "1/sqrt(L)"),
     norms: Iterable[Norm] = ("none",),
@@ -65,6 +67,8 @@ def highway(
         width: units of the hidden layers.
         features: numbers a sample has, and the network gives.
         designs: names in `skipscope.designs.DESIGNS`.
+        specs: other networks in place of the designs, e.g. `["cifar-20", "cifar-20-B"]`; depth, width, features,
+            designs, orders, gains and norms are not theirs, and `fields` are those of `Spec.cifar` and `Spec.imagenet`.
         orders: where the activation stands: see `skipscope.spec`.
         gains: gains of the branch.
         norms: normalisations; `"batch"` needs a batch of 2 at least.
@@ -82,22 +86,36 @@ def highway(
     Raises:
         InputError: a design, a depth, an order, a gain, a norm or a field makes no sense.
     """
+    if specs is not None:
+        named = [
+            (spec, {"design": name, "depth": spec.depth, "order": spec.stages[-1].order if spec.stages else ""})
+            for name, spec in specs_of(specs, **fields).items()
+        ]
+        cells = [_cell(spec, factors, batch, cotangent) for spec, factors in named]
+        return run(cells, seeds, chunk=chunk, jobs=jobs, progress=progress)
     chosen = [_listed(name, each) for name, each in (("designs", designs), ("depth", depth), ("orders", orders))]
     chosen += [_listed(name, each) for name, each in (("gains", gains), ("norms", norms))]
     cells = [
-        Cell(
-            spec=design(
-                name, depth=d, width=width, features=features, order=order, branch_gain=gain, norm=norm, **fields
-            ),
-            factors={"study": "highway", "design": name, "depth": d, "order": order},
-            batch=batch,
-            cotangent=cotangent,
-            quantities={each: QUANTITIES[each] for each in HIGHWAY_QUANTITIES},
-            more=_with_paths,
+        _cell(
+            design(name, depth=d, width=width, features=features, order=order, branch_gain=gain, norm=norm, **fields),
+            {"design": name, "depth": d, "order": order},
+            batch,
+            cotangent,
         )
         for name, d, order, gain, norm in itertools.product(*chosen)
     ]
     return run(cells, seeds, chunk=chunk, jobs=jobs, progress=progress)
+
+
+def _cell(spec: Spec, factors: dict[str, Any], batch: int, cotangent: CotangentKind) -> Cell:
+    return Cell(
+        spec=spec,
+        factors={"study": "highway", **factors},
+        batch=batch,
+        cotangent=cotangent,
+        quantities={each: QUANTITIES[each] for each in HIGHWAY_QUANTITIES},
+        more=_with_paths,
+    )
 
 
 def _listed(name: str, given: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from skipscope import data as datasets
-from skipscope.data import Dataset
+from skipscope.data import Dataset, Images
 from skipscope.engines.numpy_engine import build
 from skipscope.quantities import LEARNING, QUANTITIES
 from skipscope.readings import Readings
@@ -21,10 +21,10 @@ from skipscope.studies.gather import gather
 from skipscope.studies.room import numbers, sites
 from skipscope.training import TRAINING_QUANTITIES, Recipe, Trained, train
 
-__all__ = ["After", "Trial", "learn"]
+__all__ = ["After", "Trial", "learn", "loaded"]
 
-After = Callable[["Trial", Dataset, Trained], Readings]
-"""What is looked at when a trial is trained: top-level functions, so that they can be sent."""
+After = Callable[["Trial", Any, Trained], Readings]
+"""What is looked at when a trial is trained, with its data set: top-level functions, so that they can be sent."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Trial:
 
     Attributes:
         spec: the network.
-        data: the name of the data set, in `skipscope.data.DATASETS`.
+        data: the name of the data set, in `skipscope.data.DATASETS`; for a convolutional network in
+            `skipscope.data.IMAGES`.
         recipe: how it is trained.
         factors: the study's columns in the table of cells.
         data_seed: the seed of the data set: the same split for all seeds of a trial.
@@ -85,7 +86,7 @@ def learn(
 
 def _learn(trial: Trial, seeds: tuple[int, ...]) -> Readings:
     """The readings of a trial over some seeds (a top-level function, so that it can be sent)."""
-    data = _loaded(trial.data, trial.data_seed)
+    data = loaded(trial.data, trial.data_seed, images=trial.spec.images)
     trained = train(
         build(trial.spec, seed=seeds),
         data,
@@ -99,8 +100,13 @@ def _learn(trial: Trial, seeds: tuple[int, ...]) -> Readings:
 
 
 @cache
-def _loaded(name: str, seed: int) -> Dataset:
-    return datasets.load(name, seed=seed)
+def loaded(name: str, seed: int, *, images: bool) -> Dataset | Images:
+    """The data set of a name and a seed: of numbers, or of images.
+
+    Raises:
+        InputError: there is none.
+    """
+    return datasets.load_images(name, seed=seed) if images else datasets.load(name, seed=seed)
 
 
 def _numbers(trial: Trial) -> int:

@@ -22,13 +22,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipscope import data as datasets
-from skipscope.data import Dataset
+from skipscope.data import Dataset, Images
 from skipscope.designs import DESIGNS, design
 from skipscope.draws import stream
 from skipscope.engines.numpy_engine import NumpyNetwork
@@ -37,9 +38,9 @@ from skipscope.probe import Measured, Plan, Recording, one_thread
 from skipscope.protocol import Run
 from skipscope.quantities import QUANTITIES
 from skipscope.readings import Readings
-from skipscope.spec import Norm, Order
+from skipscope.spec import Norm, Order, Spec
 from skipscope.studies.learning import Trial, learn
-from skipscope.studies.named import listed
+from skipscope.studies.named import Specs, listed, specs_of
 from skipscope.training import Recipe, Trained, evaluate, loss_of
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "guess_error",
     "kendall_tau",
     "lesion",
+    "runs_of",
     "swapped_places",
     "without",
 ]
@@ -75,6 +77,7 @@ the test part in inference, with nothing deleted.
 def lesion(
     *,
     designs: Iterable[str] = ("residual", "twin"),
+    specs: Specs | None = None,
     depth: int = 8,
     width: int = 32,
     data: str = "digits",
@@ -94,9 +97,13 @@ def lesion(
 
     Args:
         designs: names in `skipscope.designs.DESIGNS`; `"twin"` is `"residual"` without its shortcuts.
+        specs: convolutional networks in place of the designs, e.g. `["cifar-20", "cifar-20-plain"]`; depth, width,
+            order and norm are not theirs, and `fields` are those of `Spec.cifar`. Deleted and swapped are the blocks
+            that hand on images of the shape that they take, and swapped those of one shape.
         depth: d of the designs, see there; the residual design and its twin have d blocks.
         width: units of the hidden layers.
-        data: a data set of classes, in `skipscope.data.DATASETS`.
+        data: a data set of classes, in `skipscope.data.DATASETS`, or for convolutional networks in
+            `skipscope.data.IMAGES`.
         order: where the activation stands; the paper's is `"after-add"`.
         norm: normalisation; without one, deep plain networks hardly train.
         recipe: how they are trained.
@@ -114,19 +121,15 @@ def lesion(
     Raises:
         InputError: a design, the depth, the data, a number of blocks or a field makes no sense.
     """
-    names = listed("designs", designs, DESIGNS)
-    known = datasets.load(data, seed=0)
-    if known.classes is None:
-        raise InputError(f"data={data!r} has no classes, and so no error to measure: use 'digits' or 'patterns'.")
     require_type("recipe", recipe, Recipe, "Recipe(steps=300) is one")
     given = (_numbers("deleted", deleted), _numbers("swapped", swapped), require_int("draws", draws, least=1))
+    if specs is None:
+        networks = _of_designs(designs, data, depth=depth, width=width, order=order, norm=norm, **fields)
+    else:
+        networks = _of_specs(specs, data, **fields)
     trials = []
-    for name in names:
-        spec = design(
-            name, depth=depth, width=width, features=known.features, outputs=known.outputs, order=order, norm=norm,
-            **fields,
-        )  # fmt: skip
-        factors = {"study": "lesion", "design": name, "depth": depth, "order": order}
+    for name, (spec, d) in networks.items():
+        factors = {"study": "lesion", "design": name, "depth": d, "order": spec.stages[-1].order if spec.stages else ""}
         factors |= {"steps": recipe.steps, "rate": recipe.rate}
         trials.append(
             Trial(
@@ -136,10 +139,29 @@ def lesion(
                 factors={**factors, "done": "training"},
                 record=(0, recipe.steps),
                 quantities=("train_loss", "train_error", "test_loss", "test_error"),
-                after=(_planned(len(spec.body), *given),),
+                after=(_planned(sum(map(len, runs_of(spec))), *given),),
             )
         )
     return learn(trials, seeds, chunk=chunk, jobs=jobs, progress=progress)
+
+
+def _of_designs(designs: Iterable[str], data: str, *, depth: int, **fields: Any) -> dict[str, tuple[Spec, int]]:
+    known = datasets.load(data, seed=0)
+    if known.classes is None:
+        raise InputError(f"data={data!r} has no classes, and so no error to measure: use 'digits' or 'patterns'.")
+    fields |= {"features": known.features, "outputs": known.outputs}
+    return {name: (design(name, depth=depth, **fields), depth) for name in listed("designs", designs, DESIGNS)}
+
+
+def _of_specs(specs: Specs, data: str, **fields: Any) -> dict[str, tuple[Spec, int]]:
+    if not isinstance(specs, Mapping):
+        known = datasets.load_images(data, seed=0)
+        fields = {"channels": known.shape[0], "size": known.shape[1], "classes": known.classes, **fields}
+    found = specs_of(specs, **fields)
+    for name, spec in found.items():
+        if not spec.images:
+            raise InputError(f"specs: {name!r} is dense; a network of one's own here is convolutional, as Spec.cifar.")
+    return {name: (spec, spec.depth) for name, spec in found.items()}
 
 
 def _numbers(name: str, given: Iterable[int] | None) -> tuple[int, ...] | None:
@@ -149,7 +171,10 @@ def _numbers(name: str, given: Iterable[int] | None) -> tuple[int, ...] | None:
 def _planned(blocks: int, deleted: tuple[int, ...] | None, swapped: tuple[int, ...] | None, draws: int) -> Lesions:
     """What is done to a network of so many blocks."""
     if blocks < 2:
-        raise InputError(f"depth must give 2 blocks at least, for there is nothing to swap or compare; got {blocks}.")
+        raise InputError(
+            f"depth must give 2 blocks at least that can be deleted, for there is nothing to swap or compare; got "
+            f"{blocks}."
+        )
     doubled = [2**power for power in range(blocks.bit_length())]
     if deleted is None:
         deleted = tuple(sorted(k for k in {*doubled, *(3 * k for k in doubled), blocks} if k <= blocks))
@@ -168,11 +193,37 @@ def without(network: NumpyNetwork, sites: Collection[str]) -> AbstractContextMan
     return network.gains(branch=0, at=sites)
 
 
-def swapped_places(blocks: int, swaps: int, rng: np.random.Generator) -> list[int]:
-    """The places 0, 1, ... of the blocks after so many swaps of two of them, each pair as likely."""
+def runs_of(spec: Spec) -> list[list[str]]:
+    """The sites of the blocks that can be left out, in runs of those that can change places.
+
+    In a dense network these are all, in one run; in a convolutional one those that hand on images of the shape that
+    they take, a run for every shape.
+    """
+    if not spec.images:
+        return [[block.site for block in spec.body]]
+    runs: dict[tuple[int, int], list[str]] = {}
+    for block in spec.body:
+        if (block.n_in, block.size) == (block.width, block.size_out):
+            runs.setdefault((block.width, block.size), []).append(block.site)
+    return list(runs.values())
+
+
+def swapped_places(
+    blocks: int, swaps: int, rng: np.random.Generator, *, runs: Sequence[int] | None = None
+) -> list[int]:
+    """The places 0, 1, ... of the blocks after so many swaps of two of them, each pair as likely.
+
+    Args:
+        blocks: how many there are.
+        swaps: how many.
+        rng: draws them.
+        runs: how many blocks follow each other that can change places; if not given, all.
+    """
     places = list(range(blocks))
+    ends = np.cumsum(runs or (blocks,)).tolist()
+    pairs = [pair for start, end in zip((0, *ends), ends, strict=False) for pair in combinations(range(start, end), 2)]
     for _ in range(swaps):
-        one, other = rng.choice(blocks, 2, replace=False)
+        one, other = rng.choice(blocks, 2, replace=False) if len(ends) == 1 else pairs[rng.integers(len(pairs))]
         places[one], places[other] = places[other], places[one]
     return places
 
@@ -201,7 +252,7 @@ class Lesions:
     swapped: tuple[int, ...]
     draws: int
 
-    def __call__(self, trial: Trial, data: Dataset, trained: Trained) -> Readings:
+    def __call__(self, trial: Trial, data: Dataset | Images, trained: Trained) -> Readings:
         """The readings of all that is done to the networks of a trial."""
         if trained.network is None:
             return Readings.concat([])
@@ -225,10 +276,11 @@ class Lesions:
         for draw in range(self.draws):
             for k in self.swapped:
                 orders = [
-                    swapped_places(patient.blocks, k, stream(seed, "lesion", 1, draw)) for seed in patient.network.seeds
+                    swapped_places(patient.blocks, k, stream(seed, "lesion", 1, draw), runs=patient.runs)
+                    for seed in patient.network.seeds
                 ]
                 edits = [
-                    network.rearranged([patient.sites[place] for place in places])
+                    network.rearranged(patient.order(places))
                     for network, places in zip(patient.alone, orders, strict=True)
                 ]
                 edit = f"{k} random {'swap' if k == 1 else 'swaps'} of blocks, draw {draw}"
@@ -240,12 +292,19 @@ class Lesions:
 class _Patient:
     """The trained networks of a trial, and how they do on the test part."""
 
-    def __init__(self, trial: Trial, data: Dataset, network: NumpyNetwork) -> None:
+    def __init__(self, trial: Trial, data: Dataset | Images, network: NumpyNetwork) -> None:
         self.trial = trial
         self.data = data
         self.network = network
-        self.sites = [block.site for block in network.spec.body]
+        runs = runs_of(network.spec)
+        self.runs = [len(run) for run in runs]
+        self.sites = [site for run in runs for site in run]
         self.blocks = len(self.sites)
+
+    def order(self, places: Sequence[int]) -> list[str]:
+        """All blocks, those that can change places at these places."""
+        moved = dict(zip(self.sites, (self.sites[place] for place in places), strict=True))
+        return [moved.get(block.site, block.site) for block in self.network.spec.body]
 
     @cached_property
     def alone(self) -> list[NumpyNetwork]:
@@ -257,7 +316,8 @@ class _Patient:
         plan = Plan(self.network.sites, quantities={"branch_ratio": QUANTITIES["branch_ratio"]}, patterns=None)
         recording = Recording(self.network, plan)
         with self.network.inference():
-            self.network.run(self.data.test.inputs, observe=recording.observe)
+            for piece in self.data.pieces("test"):
+                self.network.run(piece.inputs, observe=recording.observe)
         measured = self._told(recording, {"done": "nothing", "edit": ""})
         guess = np.full(len(self.network.seeds), guess_error(self.data))
         own = {**self._errors(self.network), ("network", "guess_error"): guess}
@@ -282,7 +342,7 @@ class _Patient:
         return replace(self._told(self._unseen(["network"]), told), values=values)
 
     def _errors(self, network: NumpyNetwork, site: str = "network") -> dict[tuple[str, str], Array]:
-        loss, error = evaluate(network, self.data.test, loss_of(self.data))
+        loss, error = evaluate(network, self.data.pieces("test"), loss_of(self.data))
         assert error is not None  # the study refuses data without classes
         return {(site, "test_loss"): loss, (site, "test_error"): error}
 
@@ -296,7 +356,7 @@ class _Patient:
         return replace(measured, step=self.trial.recipe.steps)
 
 
-def guess_error(data: Dataset) -> float:
+def guess_error(data: Dataset | Images) -> float:
     """The share of the test part that is not of the commonest class of the training part."""
     commonest = np.bincount(data.train.targets).argmax()
     return float((data.test.targets != commonest).mean())

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from skipscope.designs import design
-from skipscope.errors import InputError, as_list, choose, quoted, require_int
+from skipscope.designs import design, spec_named
+from skipscope.errors import InputError, as_list, choose, quoted, require_int, require_type
 from skipscope.spec import Spec
 
-__all__ = ["NAMED_DESIGNS", "listed", "listed_depths", "named_design"]
+__all__ = ["NAMED_DESIGNS", "Specs", "family_of", "listed", "listed_depths", "named_design", "specs_of"]
+
+Specs = str | Iterable[str] | Mapping[str, Spec]
+"""Networks that a study is to look at in place of its designs: names that `skipscope.designs.spec_named` knows, e.g.
+`["cifar-20", "cifar-20-plain"]`, or specs of one's own by what they are called."""
 
 NAMED_DESIGNS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "plain": ("plain", {}),
@@ -39,6 +44,30 @@ def named_design(name: str, *, depth: int, width: int, **fields: Any) -> Spec:
                 "choose other designs."
             )
     return design(base, depth=depth, width=width, **own, **fields)
+
+
+def specs_of(specs: Specs, **fields: Any) -> dict[str, Spec]:
+    """The networks by name; `fields`, e.g. `dtype="float64"` or `size=16`, are for those that are given by name.
+
+    Raises:
+        InputError: there is none, a name is no network's, or a field makes no sense.
+    """
+    if isinstance(specs, Mapping):
+        for name, spec in specs.items():
+            require_type(f"specs[{quoted(name)}]", spec, Spec, "Spec.cifar(20) is one")
+        if fields:
+            raise InputError(f"{next(iter(fields))} is for networks given by name: say it in the spec.")
+        found = dict(specs)
+    else:
+        found = {name: spec_named(name, **fields) for name in as_list(specs)}
+    if not found:
+        raise InputError("specs is empty: name at least one network, e.g. specs=['cifar-20', 'cifar-20-plain'].")
+    return found
+
+
+def family_of(name: str) -> str:
+    """What a network's name says beside its depth: `cifar-plain` of `cifar-20-plain`."""
+    return re.sub(r"-[0-9]+", "", name, count=1)
 
 
 def listed(parameter: str, given: Iterable[str], choices: Iterable[str]) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any, Protocol, TypeVar
 
 from skipscope.errors import InputError, require_int
-from skipscope.spec import Spec
+from skipscope.spec import Spec, Stage
 from skipscope.words import number
 
 __all__ = ["Weighed", "count", "numbers", "require_room", "sites"]
@@ -94,22 +95,31 @@ def count(seeds: int | Iterable[int]) -> int:
 
 def sites(spec: Spec) -> int:
     """How many sites a network has, or a few more."""
-    return sum(stage.blocks * (stage.layers + 1) for stage in spec.stages) + 4
+    return sum(stage.blocks * (stage.layers + 1 + stage.images) for stage in spec.stages) + 4 + 2 * spec.images
 
 
 def numbers(spec: Spec, batch: int) -> int:
-    """Weights of a network, and activations of its batch.
+    """Weights of a network, and activations of its batch; of a convolutional one without projections, and roughly.
 
     Raises:
         InputError: the batch makes no sense.
     """
-    weights, units, width = spec.stem.features * spec.stem.width, spec.stem.width, spec.stem.width
+    stem = spec.stem_layer
+    weights, units = stem.weights, stem.n_out * stem.size_out**2
+    width, size = stem.n_out, spec.stem_size
     for stage in spec.stages:
-        layers = stage.blocks * stage.layers
-        weights += (width + (layers - 1) * stage.width) * stage.width
-        units, width = units + layers * stage.width, stage.width
+        size = -(-size // stage.stride)
+        weights += _weights(stage, width) + (stage.blocks - 1) * _weights(stage, stage.outputs)
+        units += stage.blocks * ((stage.layers - 1) * stage.width + stage.outputs) * size**2
+        width = stage.outputs
     weights += width * spec.head.features
-    return weights + require_int("batch", batch, least=1) * (spec.stem.features + units + spec.head.features)
+    return weights + require_int("batch", batch, least=1) * (math.prod(spec.input_shape) + units + spec.head.features)
+
+
+def _weights(stage: Stage, n_in: int) -> int:
+    """Of a block's branch."""
+    widths = (n_in, *(stage.width,) * (stage.layers - 1), stage.outputs)
+    return sum(n * m * k**2 for n, m, k in zip(widths, widths[1:], stage.kernels, strict=False))
 
 
 def _memory() -> float:

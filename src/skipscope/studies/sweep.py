@@ -23,7 +23,7 @@ from skipscope.protocol import Site
 from skipscope.quantities import QUANTITIES, Quantity
 from skipscope.readings import Readings
 from skipscope.studies.ensemble import Cell, Progress, run
-from skipscope.studies.named import listed, listed_depths
+from skipscope.studies.named import Specs, family_of, listed, listed_depths, specs_of
 
 __all__ = ["SITE_QUANTITIES", "SWEEP_DEPTHS", "SWEEP_QUANTITIES", "sweep"]
 
@@ -62,6 +62,7 @@ def sweep(
     *,
     depths: int | Iterable[int] = SWEEP_DEPTHS,
     designs: Iterable[str] = ("plain", "residual"),
+    specs: Specs | None = None,
     width: int = 36,
     features: int = 16,
     seeds: Iterable[int] = range(200),
@@ -79,6 +80,9 @@ def sweep(
     Args:
         depths: d, one or several (see `skipscope.designs`); a trend needs two at least.
         designs: names in `skipscope.designs.DESIGNS`.
+        specs: other networks in place of the designs, e.g. `["cifar-20", "cifar-32"]`, which are one design, `"cifar"`,
+            at two depths; depths, designs, width and features are not theirs, and `fields` are those of `Spec.cifar`
+            and `Spec.imagenet`.
         width: units of the hidden layers.
         features: numbers a sample has, and the network gives.
         seeds: the seeds; every design and depth sees the same.
@@ -101,18 +105,22 @@ def sweep(
         raise InputError(f"sites must be True or False; got {quoted(sites)}.")
     if sites and folder is None:
         raise InputError("sites=True needs a folder, as site-level readings are too many to hold: give folder='...'.")
-    shape = {"width": width, "features": features, "output": "relu", **fields}
+    if specs is None:
+        shape = {"width": width, "features": features, "output": "relu", **fields}
+        names = listed("designs", designs, DESIGNS)
+        networks = [(name, d, design(name, depth=d, **shape)) for d in listed_depths(depths) for name in names]
+    else:
+        networks = [(family_of(name), spec.depth, spec) for name, spec in specs_of(specs, **fields).items()]
     cells = [
         Cell(
-            spec=design(name, depth=depth, **shape),
+            spec=spec,
             factors={"study": "sweep", "design": name, "depth": depth},
             batch=batch,
             cotangent=cotangent,
             quantities=_quantities(sites),
             sites=None if sites else _ENDS,
         )
-        for depth in listed_depths(depths)
-        for name in listed("designs", designs, DESIGNS)
+        for name, depth, spec in networks
     ]
     keep = _of_networks if sites else None
     return run(cells, seeds, chunk=chunk, jobs=jobs, progress=progress, folder=folder, keep=keep)

@@ -113,9 +113,12 @@ class Prediction:
         return " ".join(self.refusals)
 
 
+_CONVOLUTIONAL = ("The network is convolutional: the law is about dense layers.",)
+
+
 def ask(law: Law, setting: Setting) -> Prediction:
     """What `law` says about `setting`."""
-    refusals = tuple(law.refuse(setting))
+    refusals = _CONVOLUTIONAL if setting.spec.images else tuple(law.refuse(setting))
     return Prediction(
         law=law.name,
         quantity=law.quantity,

@@ -1,0 +1,56 @@
+"""Files that `torch.save` wrote, read without running code of theirs."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from skipscope.errors import InputError
+
+__all__ = ["arrays_in", "saved"]
+
+
+def saved(path: str | os.PathLike[str]) -> Any:
+    """What is in the file: tensors, and what holds them.
+
+    Raises:
+        InputError: it is damaged, no such file, or holds objects that only code of somebody's could make.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"cannot read {str(path)!r}: {_refused(str(error))}") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"cannot read {str(path)!r}: it is neither a whole safetensors file nor one that torch.save wrote "
+            f"({reason})."
+        ) from None
+
+
+def _refused(reason: str) -> str:
+    named = re.search(r"GLOBAL (\S+)", reason)
+    if named is None:
+        return "it is neither a whole safetensors file nor one that torch.save wrote."
+    return (
+        f"it holds {named[1]}, and more than tensors is not loaded, since that would run code of the file; save "
+        "model.state_dict() instead."
+    )
+
+
+def arrays_in(held: Any) -> dict[str, NDArray[Any]]:
+    """The tensors by name, as arrays; bfloat16, which NumPy has not, as float32."""
+    if not isinstance(held, Mapping):
+        return {}
+    tensors = {str(name): tensor.detach() for name, tensor in held.items() if isinstance(tensor, torch.Tensor)}
+    return {
+        name: np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
+        for name, tensor in tensors.items()
+    }
