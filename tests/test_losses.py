@@ -27,8 +27,11 @@ def test_cross_entropy(output: Any):
     loss: Loss = CrossEntropy()
 
     for given in (labels, labels.astype(np.uint8), labels.tolist(), np.stack([labels, labels]), labels[None]):
-        assert np.array_equal(loss(output, (None, given)), ops.cross_entropy(output, labels))
-        assert np.array_equal(loss.gradient(output, (None, given)), ops.cross_entropy_backward(output, labels))
+        logp = ops.log_softmax(output)
+        value, gradient = ops.cross_entropy(logp, labels), ops.cross_entropy_backward(logp, labels)
+        assert np.array_equal(loss(output, (None, given)), value)
+        assert np.array_equal(loss.gradient(output, (None, given)), gradient)
+        assert all(map(np.array_equal, loss.with_gradient(output, (None, given)), (value, gradient)))
 
 
 def test_mean_squared_error(output: Any, rng: np.random.Generator):

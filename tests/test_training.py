@@ -364,6 +364,29 @@ def test_a_seed_is_trained_alike_alone_and_among_others(kind: str, dtype: str, m
     same(apart, together, {row: row for row in range(7)})
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_threads_change_no_bit(kind: str, monkeypatch: pytest.MonkeyPatch):
+    spec = spec_of(PATTERNS, dtype="float32", **KINDS[kind])
+    whole = train(build(spec, seed=range(7)), PATTERNS, QUICK, record=3)
+    monkeypatch.setattr(training, "_NEAR", 0)
+    monkeypatch.setattr(training, "_WORTH", 1)  # threads from the first network on
+    for jobs in (2, 3, 7):
+        same(
+            train(build(spec, seed=range(7)), PATTERNS, QUICK, record=3, jobs=jobs),
+            whole,
+            {row: row for row in range(7)},
+        )
+
+
+@pytest.mark.parametrize(
+    ("networks", "jobs", "shared"),
+    [(1, 2, (4, 1)), (32, 1, (4, 1)), (32, 2, (16, 2)), (40, 2, (16, 2)), (17, 2, (9, 2))],
+)
+def test_threads_are_taken_where_each_has_much_to_compute(networks: int, jobs: int, shared: tuple[int, int]):
+    spec = Spec.dense(width=64, blocks=20, dtype="float32")
+    assert training._shared_out(spec, 64, networks, jobs) == shared
+
+
 def same(some: Trained, all_: Trained, seeds: dict[int, int]) -> None:
     """That the networks and readings of the seeds are the same, bit for bit."""
     assert some.network is not None

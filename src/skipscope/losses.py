@@ -31,11 +31,16 @@ class CrossEntropy:
 
     def __call__(self, output: Array, batch: Any) -> Array:
         """The loss, of shape (s,)."""
-        return ops.cross_entropy(output, self._labels(output, batch))
+        return ops.cross_entropy(ops.log_softmax(output), self._labels(output, batch))
 
     def gradient(self, output: Array, batch: Any) -> Array:
         """Its gradient by the output, of shape (s, b, n)."""
-        return ops.cross_entropy_backward(output, self._labels(output, batch))
+        return self.with_gradient(output, batch)[1]
+
+    def with_gradient(self, output: Array, batch: Any) -> tuple[Array, Array]:
+        """Both of a step of training, which have most of their computation in common."""
+        labels, logp = self._labels(output, batch), ops.log_softmax(output)
+        return ops.cross_entropy(logp, labels), ops.cross_entropy_backward(logp, labels)
 
     def _labels(self, output: Array, batch: Any) -> NDArray[np.integer[Any]]:
         labels = np.asarray(_target(batch, "labels"))

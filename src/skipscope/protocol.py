@@ -115,7 +115,8 @@ ignore = _Ignore()
 class Loss(Protocol):
     """A scalar of the output, a function with its gradient beside it.
 
-    An engine without automatic differentiation calls both; PyTorch needs the first alone.
+    An engine without automatic differentiation calls both, or `with_gradient(output, batch)`, which gives the pair,
+    where a loss has it; PyTorch needs the first alone.
     """
 
     def __call__(self, output: Array, batch: Any) -> Array:

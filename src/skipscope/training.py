@@ -16,6 +16,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -34,7 +35,7 @@ from skipscope.quantities import LEARNING, QUANTITIES, Quantity
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 
-__all__ = ["TRAINING_QUANTITIES", "Recipe", "Stopped", "Trained", "evaluate", "loss_of", "train"]
+__all__ = ["TRAINING_QUANTITIES", "Recipe", "Stopped", "Trained", "evaluate", "loss_of", "require_fit", "train"]
 
 Array = NDArray[np.floating[Any]]
 Schedule = Literal["constant", "drops", "cosine"]
@@ -57,6 +58,7 @@ _RUNNING = 0.1  # the share of a batch in the running averages
 _EVALUATED = 512  # samples at once
 _NEAR = 1 << 22  # numbers of a group of networks that are trained at once: about a core's share of the last cache
 _PIECE = 1 << 15  # numbers of a weight block that are updated at once
+_WORTH = 1 << 16  # numbers of an array that a thread computes at once, where there are several threads
 _STRETCH = 32  # steps that one group takes before the next has its turn
 
 
@@ -151,6 +153,7 @@ def train(
     factors: Mapping[str, Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     every: int = 0,
+    jobs: int = 1,
     progress: Progress | None = None,
 ) -> Trained:
     """Train every network of an ensemble, each on mini-batches of its own order; the given network is left as it is.
@@ -167,6 +170,8 @@ def train(
         factors: columns for the table of cells.
         checkpoint: a file that holds the state; where it is there, training goes on from it.
         every: steps between checkpoints; 0 writes one at the end alone.
+        jobs: threads over which the networks are spread; no number depends on it. Fewer are taken where the networks
+            are too few or too small for threads to gain anything.
         progress: see `Progress`.
 
     Raises:
@@ -174,7 +179,8 @@ def train(
     """
     require_type("recipe", recipe, Recipe, "Recipe(steps=500) is one")
     between = require_int("every", every, least=0)
-    run = _Run(network, data, recipe, _steps(record, recipe.steps), _chosen(quantities), sites, factors or {})
+    threads = require_int("jobs", jobs, least=1)
+    run = _Run(network, data, recipe, _steps(record, recipe.steps), _chosen(quantities), sites, factors or {}, threads)
     if checkpoint is not None:
         run.resume(files.check_writable(checkpoint, overwrite=True))
     with one_thread(), uncollected():
@@ -245,16 +251,18 @@ class _Run:
         quantities: Mapping[str, Quantity],
         sites: str | Iterable[str] | None,
         factors: Mapping[str, Any],
+        jobs: int = 1,
     ) -> None:
         require_type("network", network, NumpyNetwork, "skipscope.build(spec, seed=0) makes one")
         require_type("data", data, Dataset, "skipscope.data.load('digits', seed=0) is one")
-        _require_fit(network.spec, data, recipe)
+        require_fit(network.spec, data, recipe)
         self.seeds = network.seeds
         self.data = data
         self.recipe = recipe
         self.record = record
         self.plan = Plan(network.sites, quantities=quantities, patterns=sites)
         self.factors = dict(factors)
+        self.jobs = jobs
         self.loss = loss_of(data)
         self.parts = [_cast(part, network.spec.dtype) for part in (data.train, data.test)]
         self.step = 0
@@ -274,12 +282,13 @@ class _Run:
         alive = tuple(network.seeds[row] for row in rows)
         running = {name: array[rows] for name, array in network.running.items()}
         self.network = NumpyNetwork(network.spec, alive, _views(network.parameters, self.weights), running=running)
-        size = _together(network.spec, self.recipe.batch)
-        gradient = np.empty((min(size, len(alive)), self.weights.shape[1]), self.weights.dtype)
+        size, lanes = _shared_out(network.spec, self.recipe.batch, len(alive), self.jobs)
+        gradients = np.empty((lanes, min(size, len(alive)), self.weights.shape[1]), self.weights.dtype)
         self.groups = [
-            _Group(self, slice(start, start + size), gradient[: len(alive) - start])
-            for start in range(0, len(alive), size)
+            _Group(self, slice(start, start + size), gradients[number % lanes, : len(alive) - start])
+            for number, start in enumerate(range(0, len(alive), size))
         ]
+        self.lanes = [self.groups[lane::lanes] for lane in range(lanes)]
 
     # ------------------------------------------------------------------------------------------------------ steps
 
@@ -289,9 +298,18 @@ class _Run:
         return min([*ends, self.step - self.step % every + every] if every else ends)
 
     def advance(self, stop: int) -> None:
-        """Train all networks that are alive up to a step, one group after the other."""
-        for group in self.groups:
-            group.advance(range(self.step, stop))
+        """Train all networks that are alive up to a step, the groups of a lane one after the other."""
+        steps = range(self.step, stop)
+
+        def along(lane: Sequence[_Group]) -> None:
+            for group in lane:
+                group.advance(steps)
+
+        if len(self.lanes) == 1:
+            along(self.lanes[0])
+        else:  # NumPy lets go of the interpreter while it computes
+            with ThreadPoolExecutor(len(self.lanes)) as pool:
+                list(pool.map(along, self.lanes))
         self.step = stop
         self._bury()
 
@@ -475,6 +493,20 @@ def _together(spec: Spec, batch: int) -> int:
     return max(1, _NEAR // (3 * spec.parameters + 3 * batch * of_layers))
 
 
+def _shared_out(spec: Spec, batch: int, networks: int, jobs: int) -> tuple[int, int]:
+    """How many networks make a group, and over how many lanes the groups are spread, each with a thread.
+
+    Every call of NumPy takes hold of the interpreter once, so that threads gain where a call has much to compute.
+    """
+    near = _together(spec, batch)
+    widest = max(layer.fan_out for layer in spec.layers)
+    worth = -(-_WORTH // (batch * widest))
+    size = min(max(near, worth), -(-networks // jobs))
+    if jobs == 1 or 2 * size < worth:
+        return near, 1
+    return size, min(jobs, -(-networks // size))
+
+
 def _cut(weights: Array, velocity: Array, gradient: Array) -> Iterator[tuple[Array, Array, Array, Array]]:
     """The three blocks in pieces that a core keeps near it while it passes over them, each with one piece to spare."""
     flat = [block.reshape(-1) for block in (weights, velocity, gradient)]
@@ -551,7 +583,13 @@ def _first_bad(network: NumpyNetwork, inputs: Array, row: int) -> tuple[str, str
     return found[0] if found else ("network", "loss")
 
 
-def _require_fit(spec: Spec, data: Dataset, recipe: Recipe) -> None:
+def require_fit(spec: Spec, data: Dataset, recipe: Recipe) -> None:
+    """Refuse a network that cannot be trained like that.
+
+    Raises:
+        InputError: it takes or gives another number of features than the data have, or the batch is too large or too
+            small.
+    """
     if (spec.stem.features, spec.head.features) != (data.features, data.outputs):
         raise InputError(
             f"the network takes {spec.stem.features} numbers and gives {spec.head.features}, but {data.name} has "

@@ -126,8 +126,8 @@ OPS = {
     ),
     "cross_entropy": Op(
         same,
-        lambda y: ops.cross_entropy(y, labels(*y.shape[-2:])),
-        lambda dy, y: (dy[:, None, None] * ops.cross_entropy_backward(y, labels(*y.shape[-2:])),),
+        lambda y: ops.cross_entropy(ops.log_softmax(y), labels(*y.shape[-2:])),
+        lambda dy, y: (dy[:, None, None] * ops.cross_entropy_backward(ops.log_softmax(y), labels(*y.shape[-2:])),),
         lambda y: functional.cross_entropy(y, torch.from_numpy(labels(*y.shape))),
     ),
     "mean_squared_error": Op(
@@ -303,34 +303,38 @@ def test_a_norm_passes_no_gradient_along_a_shift_or_along_itself(norm: str, rng:
 def test_cross_entropy_of_equal_logits_is_log_n():
     logits = np.full((2, 3, 10), 4.0)
 
-    assert ops.cross_entropy(logits, np.array([0, 5, 9])) == pytest.approx(np.log(10), rel=1e-15)
-    gradient = ops.cross_entropy_backward(logits, np.array([0, 5, 9]))
+    assert ops.cross_entropy(ops.log_softmax(logits), np.array([0, 5, 9])) == pytest.approx(np.log(10), rel=1e-15)
+    gradient = ops.cross_entropy_backward(ops.log_softmax(logits), np.array([0, 5, 9]))
     assert gradient[0, 1] == pytest.approx((np.full(10, 0.1) - np.eye(10)[5]) / 3, rel=1e-14)
 
 
 def test_cross_entropy_of_huge_logits():
     logits = np.array([[[1e4, 0.0, -1e4], [1e4, 0.0, -1e4]]])
 
-    assert ops.cross_entropy(logits, np.array([0, 0])).tolist() == [0]
-    assert ops.cross_entropy(logits, np.array([0, 2])).tolist() == [1e4]  # the mean of 0 and 2e4
-    assert ops.cross_entropy_backward(logits, np.array([0, 2])).tolist() == [[[0, 0, 0], [0.5, 0, -0.5]]]
+    assert ops.cross_entropy(ops.log_softmax(logits), np.array([0, 0])).tolist() == [0]
+    assert ops.cross_entropy(ops.log_softmax(logits), np.array([0, 2])).tolist() == [1e4]  # the mean of 0 and 2e4
+    assert ops.cross_entropy_backward(ops.log_softmax(logits), np.array([0, 2])).tolist() == [
+        [[0, 0, 0], [0.5, 0, -0.5]]
+    ]
 
 
 def test_cross_entropy_of_one_class_is_zero():
     logits = np.array([[[3.0], [-2.0]]])
 
-    assert ops.cross_entropy(logits, np.array([0, 0])).tolist() == [0]
-    assert ops.cross_entropy_backward(logits, np.array([0, 0])).tolist() == [[[0], [0]]]
+    assert ops.cross_entropy(ops.log_softmax(logits), np.array([0, 0])).tolist() == [0]
+    assert ops.cross_entropy_backward(ops.log_softmax(logits), np.array([0, 0])).tolist() == [[[0], [0]]]
 
 
 def test_cross_entropy_takes_labels_of_every_seed(rng: np.random.Generator):
     logits, given = rng.standard_normal((2, 5, 3)), np.array([[0, 1, 2, 0, 1], [2, 2, 1, 0, 0]])
 
-    both = ops.cross_entropy(logits, given), ops.cross_entropy_backward(logits, given)
+    both = ops.cross_entropy(ops.log_softmax(logits), given), ops.cross_entropy_backward(ops.log_softmax(logits), given)
 
     for seed in range(2):
-        assert both[0][seed] == ops.cross_entropy(logits[[seed]], given[seed])[0]
-        assert np.array_equal(both[1][seed], ops.cross_entropy_backward(logits[[seed]], given[seed])[0])
+        assert both[0][seed] == ops.cross_entropy(ops.log_softmax(logits[[seed]]), given[seed])[0]
+        assert np.array_equal(
+            both[1][seed], ops.cross_entropy_backward(ops.log_softmax(logits[[seed]]), given[seed])[0]
+        )
 
 
 def test_mean_squared_error_is_the_mean_without_a_half():

@@ -299,8 +299,11 @@ def sent_back(loss: Loss, output: Array, batch: Any) -> tuple[Array, Array]:
             f"loss {quoted(loss)} has no gradient(output, batch), and this engine differentiates by hand: use "
             "skipscope.losses, or an object that is called for the loss and has such a method."
         )
-    value = loss(output, batch)
-    dy = np.asarray(loss.gradient(output, batch), output.dtype, order="C")
+    together = getattr(loss, "with_gradient", None)
+    value, gradient = (
+        (loss(output, batch), loss.gradient(output, batch)) if together is None else together(output, batch)
+    )
+    dy = np.asarray(gradient, output.dtype, order="C")
     if dy.shape != output.shape:
         raise InputError(f"loss {quoted(loss)} has a gradient of shape {dy.shape}; the output has {output.shape}.")
     return value, dy

@@ -11,6 +11,7 @@ and in an ensemble. This module imports NumPy alone.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,7 @@ __all__ = [
     "linear",
     "linear_backward",
     "linear_jvp",
+    "log_softmax",
     "mean_squared_error",
     "mean_squared_error_backward",
     "relu",
@@ -329,29 +331,35 @@ def _scaled(x: Array, gain: float) -> Array:
 # no factor 1/2 in front.
 
 
-def cross_entropy(logits: Array, labels: Labels) -> Array:
-    """The mean over the batch of -log softmax(logits)[label], of shape (s,).
+def cross_entropy(logp: Array, labels: Labels) -> Array:
+    """The mean over the batch of -logp[label], of shape (s,).
 
     Args:
-        logits: (s, b, n).
+        logp: `log_softmax` of the outputs, of shape (s, b, n).
         labels: whole numbers from 0 to n - 1, of shape (b,) or (s, b).
     """
-    logp = _log_softmax(logits)
-    picked = np.take_along_axis(logp, np.broadcast_to(labels, logits.shape[:-1])[..., None], axis=-1)
-    loss: Array = -picked[..., 0].mean(axis=-1)
+    loss: Array = -_of_labels(logp, labels)[1].reshape(logp.shape[:-1]).mean(axis=-1)
     return loss
 
 
-def cross_entropy_backward(logits: Array, labels: Labels) -> Array:
-    """The gradient of `cross_entropy` by the logits, of shape (s, b, n)."""
-    dy = np.exp(_log_softmax(logits))
-    at = np.broadcast_to(labels, logits.shape[:-1])[..., None]
-    np.put_along_axis(dy, at, np.take_along_axis(dy, at, axis=-1) - 1, axis=-1)
-    dy /= logits.shape[-2]
+def cross_entropy_backward(logp: Array, labels: Labels) -> Array:
+    """The gradient of `cross_entropy` by the outputs whose `log_softmax` is `logp`, of shape (s, b, n)."""
+    dy: Array = np.exp(logp)
+    at, picked = _of_labels(dy, labels)
+    dy.reshape(-1)[at] = picked - 1
+    dy /= logp.shape[-2]
     return dy
 
 
-def _log_softmax(logits: Array) -> Array:
+def _of_labels(x: Array, labels: Labels) -> tuple[NDArray[np.intp], Array]:
+    """Where in x, read as one line, the entries of the labels stand, and those entries, sample after sample."""
+    samples, classes = math.prod(x.shape[:-1]), x.shape[-1]
+    at = np.arange(0, samples * classes, classes) + np.broadcast_to(labels, x.shape[:-1]).reshape(-1)
+    return at, x.reshape(-1)[at]
+
+
+def log_softmax(logits: Array) -> Array:
+    """log(exp(y) / sum exp(y)) over the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     logp: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return logp

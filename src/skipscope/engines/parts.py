@@ -53,6 +53,9 @@ NORMS: dict[
 }
 
 
+_GRADIENTS = ("weight_grad", "bias_grad")
+
+
 class Part(Protocol):
     """What every part can do."""
 
@@ -80,11 +83,12 @@ class Affine:
         return ops.affine(x, self.weight, self.bias), x
 
     def backward(self, dy: Array, kept: Kept, observe: Observer) -> Array:
-        roles = wanted(observe, self.site)
-        if self.weight_grad is not None or "weight_grad" in roles or "weight" in roles:
+        # Where the network is trained, its gradients are needed whoever looks.
+        roles = _GRADIENTS if self.weight_grad is not None else wanted(observe, self.site)
+        if "weight_grad" in roles or "weight" in roles:
             weight_grad = ops.affine_backward_weight(dy, kept, self.weight_grad)
             observe(self.site, weight=self.weight, weight_grad=weight_grad)
-        if self.bias is not None and (self.bias_grad is not None or "bias_grad" in roles or "bias" in roles):
+        if self.bias is not None and ("bias_grad" in roles or "bias" in roles):
             observe(self.site, bias=self.bias, bias_grad=ops.affine_backward_bias(dy, self.bias_grad))
         return ops.affine_backward_input(dy, self.weight)
 
@@ -239,13 +243,14 @@ class ResidualBlock:
         y, bare, kept_branch = kept
         observe(self.site, activation_grad=dy)
         dsum = ACTIVATIONS[self.activation][1](dy, y)
-        dskip, dbranch = ops.junction_backward(dsum, *self.gains)
+        gains = self.gains
+        dskip, dbranch = ops.junction_backward(dsum, *gains)
         if self.learned is not None:
             gain_grad = (dbranch * bare).sum(axis=(-2, -1), out=self.learned_grad)
             observe(self.site, gain=self.learned, gain_grad=gain_grad)
             dbranch = dbranch * self.learned[..., None, None]
         through = self.branch.backward(dbranch, kept_branch, observe)
-        dx = ops.junction_joined(dskip, through, *self.gains)
+        dx = ops.junction_joined(dskip, through, *gains)
         observe(self.site, shortcut_grad=dskip, branch_grad=through, total_grad=dx)
         return dx
 
