@@ -90,7 +90,8 @@ def _told() -> str:
     return (
         f"{STEPS} steps ({SHORT} where there are {SEEDS} seeds) of a residual network of {BLOCKS} blocks of two "
         f"layers, width {WIDTH}, {BATCH} samples a step, float32, momentum and weight decay, on scikit-learn's digits. "
-        f"One thread is held to one core; where there are {THREADS}, PyTorch spreads its operations over them, and skipscope the networks. It is timed as a user "
+        f"One thread is held to one core; where there are {THREADS}, PyTorch spreads its operations over them, and "
+        "skipscope the networks. It is timed as a user "
         "calls it, `train(..., jobs=threads)`, measuring nothing; PyTorch runs eagerly with `torch.optim.SGD`, or by "
         "`torch.func.vmap` of `grad` over stacked weights, and is handed the same weights and mini-batches. Only the "
         "matrix products are the three of every layer by NumPy's BLAS, with nothing between them: skipscope cannot be "
