@@ -39,18 +39,18 @@ STUDY = f"{SEEDS} --out --report --overwrite {RESULT}"
 LAYERS = "--init --activation --output --bias"
 DENSE = f"--width --features --order --norm {LAYERS} --shortcut-gain --branch-gain --cotangent --batch"
 OPTIONS = {
-    "demo": f"--preset {SEEDS} --out --overwrite --quiet",
+    "demo": f"--preset {SEEDS} --out --folder --overwrite --quiet",
     "flow": f"--input --input-dtype --high --loss --sites --design --depth {DENSE} {STUDY}",
     "sweep": f"--depths --design {DENSE} --sites --folder {STUDY}",
     "highway": f"--depth --width --features --design --order --gain --norm {LAYERS} --cotangent --batch {STUDY}",
     "jacobian": f"--depths --width --design --part --blocks {LAYERS} --batch {STUDY}",
     "correlation": f"--depths --width --design --cosine --independent {LAYERS} --batch {STUDY}",
     "degradation": f"--data --depths --width --design --norms --order --steps --batch --rate --schedule --tuning "
-    f"--record {STUDY}",
-    "identity": f"--scales --depths --width --design --rates --steps --batch --only {STUDY}",
-    "representation": f"--design --depth --width --data --order --norm --steps --rate --batch {STUDY}",
+    f"--record --folder {STUDY}",
+    "identity": f"--scales --depths --width --design --rates --steps --batch --only --folder {STUDY}",
+    "representation": f"--design --depth --width --data --order --norm --steps --rate --batch --folder {STUDY}",
     "lesion": "--design --depth --width --data --order --norm --steps --rate --batch --deleted --swapped --draws "
-    f"{STUDY}",
+    f"--folder {STUDY}",
     "theory": f"--design --depth {DENSE} {RESULT}",
     "diagnose": f"--design --depth {DENSE} {SEEDS} {RESULT}",
     "compare": f"--quantity --site {RESULT}",
@@ -94,7 +94,7 @@ def test_every_option_of_the_network_reaches_the_study(run: Callable[..., Any]):
             "shortcut_gain": 0.5, "branch_gain": "1/L",
         }  # fmt: skip
         options = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", value)]
-        run("flow", "--design", "residual, plain", "--seeds", "5", "--seed", "7", "--bias", *options)
+        run("flow", "--design", "residual", "--design", "plain", "--seeds", "5", "--seed", "7", "--bias", *options)
 
     expected = {**given, "designs": ["residual", "plain"], "seeds": range(7, 12), "bias": True, "progress": None}
     assert flow.call_args.kwargs == expected

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from skipscope.cli import options
+from skipscope.cli import options, printing
 from skipscope.cli.printing import Shown
 from skipscope.cli.study import study
 from skipscope.readings import Readings
@@ -16,16 +16,17 @@ _OVERVIEW = ("design", "blocks", "n", "intact", "error", "guess", "damage", "low
 
 
 def _shown(readings: Readings) -> Shown:
-    from skipscope import lesions
+    from skipscope import lesions, stops
 
     return Shown(
         table=lesions.damages(readings),
-        overview=lambda: [lesions.intact_data(readings).select(_OVERVIEW)],
+        overview=lambda: [lesions.intact_data(readings).select(_OVERVIEW), printing.stopped(readings)],
         further=lambda: {
             "intact": lesions.intact_data(readings),
             "blocks": lesions.block_data(readings),
             "deleted": lesions.deleted_data(readings),
             "swapped": lesions.swapped_data(readings),
+            "stopped": stops.stops(readings),
         },
         findings=lambda: lesions.findings(readings),
     )
@@ -36,12 +37,12 @@ def _counted(name: str, about: str) -> Callable[[options.Command], options.Comma
 
 
 @click.command()
-@options.designs("residual,twin")
+@options.designs("residual", "twin")
 @options.trained
 @_counted("--deleted", "How many random blocks to delete: 1,2,4 (if not given: up to all).")
 @_counted("--swapped", "How many random swaps of two blocks: 1,2,4 (if not given: up to as many as blocks).")
 @click.option("--draws", type=int, default=5, show_default=True, help="Random choices a network, for each number.")
-@study("blocks deleted and swapped", title="Deleting and swapping blocks", shown=_shown, seeds=8)
+@study("blocks deleted and swapped", title="Deleting and swapping blocks", shown=_shown, seeds=8, folder=True)
 def lesion(*, steps: int, rate: float, batch: int, **asked: Any) -> Readings:
     """Delete and swap blocks of trained networks."""
     from dataclasses import replace

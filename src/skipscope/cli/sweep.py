@@ -34,7 +34,7 @@ def _shown(readings: Readings) -> Shown:
 
 @click.command()
 @options.depths("5,10,20,30,40")
-@options.designs("plain,residual")
+@options.designs("plain", "residual")
 @options.dense
 @options.batch()
 @click.option("--sites", is_flag=True, help="Also measure every site; those readings stay in the folder.")

@@ -354,7 +354,8 @@ def cross_entropy_backward(logp: Array, labels: Labels) -> Array:
 def _of_labels(x: Array, labels: Labels) -> tuple[NDArray[np.intp], Array]:
     """Where in x, read as one line, the entries of the labels stand, and those entries, sample after sample."""
     samples, classes = math.prod(x.shape[:-1]), x.shape[-1]
-    at = np.arange(0, samples * classes, classes) + np.broadcast_to(labels, x.shape[:-1]).reshape(-1)
+    at: NDArray[np.intp] = np.arange(0, samples * classes, classes, dtype=np.intp)
+    at += np.broadcast_to(labels, x.shape[:-1]).reshape(-1).astype(np.intp)
     return at, x.reshape(-1)[at]
 
 

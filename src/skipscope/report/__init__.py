@@ -17,7 +17,7 @@ import polars as pl
 
 from skipscope.errors import InputError
 from skipscope.files import as_path, check_writable, write_whole
-from skipscope.readings import Readings
+from skipscope.readings import Readings, require_readings
 from skipscope.report.correlation import correlation_section
 from skipscope.report.degradation import degradation_section
 from skipscope.report.flow import flow_section
@@ -130,9 +130,9 @@ SECTIONS: dict[str, Callable[..., Section]] = {
     "highway": highway_section,
     "jacobian": jacobian_section,
     "correlation": correlation_section,
-    "representation": representation_section,
-    "identity": identity_section,
     "degradation": degradation_section,
+    "identity": identity_section,
+    "representation": representation_section,
     "lesion": lesion_section,
 }
 """Which function makes the section of which study; readings of others get `readings_section`."""
@@ -152,6 +152,7 @@ def sections_of(readings: Readings, *, beside: Mapping[str, Mapping[str, Any]] |
     Raises:
         InputError: there are no readings.
     """
+    require_readings(readings)
     if not len(readings):
         raise InputError("there is nothing to report: these readings are empty.")
     studies = list(dict.fromkeys(readings.cells["study"].fill_null("").to_list()))

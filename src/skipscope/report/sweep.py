@@ -5,23 +5,27 @@ from __future__ import annotations
 import polars as pl
 
 from skipscope import charts, trends
-from skipscope.designs import DESIGNS
 from skipscope.diagnosis import Finding
 from skipscope.errors import InputError
 from skipscope.readings import Readings
-from skipscope.report.page import Block, Claim, Claims, Facts, Figure, Findings, Holds, Prose, Section, Table
+from skipscope.report.page import Block, Claim, Claims, Figure, Holds, Prose, Section, Table
 from skipscope.report.prose import (
     QUANTILE_NAMES,
+    UNTRAINED,
     VERBS,
     bands,
     by_rule,
     capital,
+    depths_of,
+    designs_told,
     holds_of,
+    in_full,
     joined,
     law_lines,
+    limits,
     listed,
     method,
-    quoted,
+    networks_of,
     seeds_of,
     sent,
     versions_of,
@@ -44,7 +48,7 @@ def sweep_section(readings: Readings, *, anchor: str = "sweep") -> Section:
     named = charts.kinds(readings)
     blocks: list[Block] = [
         Prose((_ASKED,)),
-        Facts(tuple((name, DESIGNS[name].about) for name in DESIGNS if name in set(readings.cells["design"]))),
+        designs_told(readings),
         Prose((_drawn(readings),)),
     ]
     for quantity, (heading, about) in _PROFILES.items():
@@ -55,21 +59,25 @@ def sweep_section(readings: Readings, *, anchor: str = "sweep") -> Section:
     blocks += [*_rates(readings), *_draws(readings)]
     if claims := _claims(findings, readings, named):
         blocks += [Prose((), "What is commonly said, and what was measured"), Claims(claims)]
-    if findings:
-        blocks += [Prose((), "Findings"), Findings(tuple(findings))]
-    blocks += [*_refused(readings), method(readings)]
+    blocks += [*_refused(readings), limits(*_LIMITS), *in_full(findings), method(readings)]
     return Section(
         title="Depth by depth",
         anchor=anchor,
         answer=_answer(findings, named, readings),
         blocks=tuple(blocks),
         versions=versions_of(readings),
+        about="How does that grow with depth, and would one draw have shown it?",
+        part=UNTRAINED,
     )
 
 
 _ASKED = (
-    "What does depth do to the signal, on its way forward, and to the gradient, on its way back, before any training; "
-    "and would one draw of every network have shown it? The networks that are compared:"
+    "What does depth do to the signal, on its way forward, and to the gradient, on its way back, before any training? "
+    "And would one draw of every network have shown it? The networks that are compared:"
+)
+_LIMITS = (
+    "Nothing is trained here, and the networks of one depth d are not of one size: d blocks have twice the weight "
+    "layers that d layers are. A factor is fitted as if every block did the same, which the first few do not.",
 )
 _PROFILES = {
     "forward_gain": ("The signal, against depth", "Norm of the network's output relative to its input."),
@@ -79,19 +87,17 @@ _PROFILES = {
     ),
     "weight_grad_first_last": (
         "What the notebook looks at: first weight gradient over last",
-        "Frobenius norm of the first weight gradient over that of the last. Both ends grow alike, so this ratio does "
-        "not show whether gradients explode.",
+        "Frobenius norm of the first weight gradient over that of the last. Where both ends grow alike, this ratio "
+        "does not show it.",
     ),
 }
 
 
 def _drawn(readings: Readings) -> str:
-    cells = readings.cells
-    depths = joined(f"d = {depth}" for depth in cells["depth"].unique().sort())
-    back = joined(map(sent, cells["cotangent"].unique().sort()))
+    back = joined(map(sent, readings.cells["cotangent"].unique().sort()))
     return (
-        f"Here {depths}. Every network is drawn with {seeds_of(readings)} and has {back} sent back from its output. "
-        "All depths of a seed share their draw, so the unit of every interval is the seed."
+        f"Here {depths_of(readings)}. Every network is drawn with {seeds_of(readings)} and has {back} sent back from "
+        "its output. All depths of a seed share their draw, so the unit of every interval is the seed."
     )
 
 
@@ -125,7 +131,7 @@ def _ends(table: pl.DataFrame) -> str:
         first, last = part.row(0, named=True), part.row(-1, named=True)
         began = f"from {number(first['q50'])} at depth {first['depth']} to " if part.height > 1 else ""
         told.append(
-            f"{began}{number(last['q50'])} at depth {last['depth']} in {panel} (nine draws in ten: "
+            f"{began}{number(last['q50'])} at depth {last['depth']} in {networks_of(panel)} (nine draws in ten there: "
             f"{number(last['q05'])} to {number(last['q95'])})"
         )
     return f"The median goes {listed(told)}."
@@ -158,8 +164,9 @@ def _rates(readings: Readings) -> list[Block]:
         chart=charts.rates(readings),
         caption=(
             "Of every seed the slope of the logarithm against the number of blocks is fitted; points are means over "
-            "seeds with 95 % intervals. Ticks without colour: the law. The root mean square supposes that draws are "
-            "log-normal; its law does not. A seed that is dead or overflows at some depth is left out."
+            "seeds with 95 % intervals, which may be narrower than the point. Ticks: the law, where there is one. The "
+            "root mean square supposes that draws are log-normal and its law does not, so that a small distance "
+            "between the two is no contradiction. A seed that is dead or overflows at some depth is left out."
         ),
         table=shown if table["left_out"].sum() else shown.drop("seeds left out"),
     )
@@ -168,7 +175,7 @@ def _rates(readings: Readings) -> list[Block]:
 
 _RATES = (
     "What the typical draw does and what the mean square does are two things: where draws spread apart, a few large "
-    "ones make the mean. A plain network at He initialisation keeps its mean square while its typical draw shrinks."
+    "ones make the mean, and the typical draw is below it."
 )
 
 
@@ -203,8 +210,9 @@ def _draws(readings: Readings) -> list[Block]:
         table=shown,
     )
     said = (
-        'The notebook draws one network of each kind, takes N, the one ratio over the other, and says that shortcuts "'
-        'maintain gradient flow N times better". A draw contradicts it where N is below 1.'
+        "The notebook draws one plain and one residual network, divides the first weight gradient by the last in each, "
+        'and takes N, the plain ratio over the residual one, to say that shortcuts "maintain gradient flow N times '
+        'better". A draw contradicts it where N is below 1.'
     )
     return [Prose((said,), "What one draw would have said"), figure]
 
@@ -233,15 +241,15 @@ def _answer(findings: list[Finding], named: dict[str, str], readings: Readings) 
     depths = readings.cells["depth"].unique().sort()
     over = f"Over depths {depths[0]} to {depths[-1]}" if len(depths) > 1 else f"At depth {depths[0]}"
     found = by_rule(findings, "trend of the gradient", named)
-    told = [f"{verb} in {quoted(found[verdict])}" for verdict, verb in VERBS.items() if verdict in found]
+    told = [f"{verb} in {networks_of(*found[verdict])}" for verdict, verb in VERBS.items() if verdict in found]
     said = f"{over}, the gradient {'; it '.join(told)}." if told else f"{over} no trend can be fitted."
     pairs = [finding for finding in findings if finding.rule == "the notebook's conclusion"]
     if pairs:
         shares = [share for finding in pairs for share in finding.evidence["contradicts"].drop_nulls()]
         if shares:
             said += (
-                f" Of single draws {percent(min(shares))} to {percent(max(shares))} contradict what the notebook "
-                "concludes from one."
+                f" Of single draws {percent(min(shares))} to {percent(max(shares))}, depending on the depth, "
+                "contradict what the notebook concludes from one."
             )
     return said
 
@@ -266,8 +274,8 @@ def _vanishing_claim(found: dict[str, list[str]], findings: list[Finding], skips
     more = ""
     if "spread out" in found:
         more = (
-            f" In {quoted(found['spread out'])} what depth adds is spread: the typical draw shrinks or grows because "
-            "draws move apart, while the mean square need not."
+            f" In {networks_of(*found['spread out'])} what depth adds is spread: draws move apart, so that the "
+            "typical one shrinks or grows while the mean square need not."
         )
     return Claim(
         "In a network without shortcuts the gradient vanishes with depth.",
@@ -281,7 +289,7 @@ def _flow_claim(findings: list[Finding], named: dict[str, str]) -> Claim:
     verdicts: dict[str, list[str]] = {}
     for rule, what in (("trend of the signal", "signal"), ("trend of the gradient", "gradient")):
         for verdict, names in by_rule(findings, rule, named).items():
-            told.append(f"the {what} {VERBS[verdict]} in {quoted(names)}")
+            told.append(f"the {what} {VERBS[verdict]} in {networks_of(*names)}")
             verdicts.setdefault(verdict, []).extend(names)
     said = f"{capital('; '.join(told))}."
     if "exploding" in verdicts:

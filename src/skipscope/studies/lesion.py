@@ -18,6 +18,7 @@ blocks, and those of a larger k begin with those of a smaller. What the readings
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -38,7 +39,7 @@ from skipscope.protocol import Run
 from skipscope.quantities import QUANTITIES
 from skipscope.readings import Readings
 from skipscope.spec import Norm, Order
-from skipscope.studies.learning import Trial, learn
+from skipscope.studies.learning import Trial, learn_in
 from skipscope.studies.named import listed
 from skipscope.training import Recipe, Trained, evaluate, loss_of
 
@@ -85,6 +86,7 @@ def lesion(
     swapped: Iterable[int] | None = None,
     draws: int = 5,
     seeds: int | Iterable[int] = range(8),
+    folder: str | os.PathLike[str] | None = None,
     chunk: int | None = None,
     jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
@@ -104,6 +106,7 @@ def lesion(
         swapped: how many random swaps of two blocks; None is 1, 2, 4, ..., up to the number of blocks.
         draws: random choices a seed, for every number of blocks and of swaps.
         seeds: the seeds; every design sees the same.
+        folder: keeps what is measured, so that the same call goes on where it was stopped; see `skipscope.runs`.
         chunk, jobs, progress: see `skipscope.studies.gather.gather`.
         **fields: further fields of `Spec.dense`.
 
@@ -112,7 +115,8 @@ def lesion(
         `draw`, `order`, `steps` and `rate`; see `LESION_QUANTITIES`. A network whose training failed has none.
 
     Raises:
-        InputError: a design, the depth, the data, a number of blocks or a field makes no sense.
+        InputError: a design, the depth, the data, a number of blocks or a field makes no sense, or the folder holds
+            something else.
     """
     names = listed("designs", designs, DESIGNS)
     known = datasets.load(data, seed=0)
@@ -128,6 +132,7 @@ def lesion(
         )  # fmt: skip
         factors = {"study": "lesion", "design": name, "depth": depth, "order": order}
         factors |= {"steps": recipe.steps, "rate": recipe.rate}
+        lesions = _planned(len(spec.body), *given)
         trials.append(
             Trial(
                 spec=spec,
@@ -136,10 +141,11 @@ def lesion(
                 factors={**factors, "done": "training"},
                 record=(0, recipe.steps),
                 quantities=("train_loss", "train_error", "test_loss", "test_error"),
-                after=(_planned(len(spec.body), *given),),
+                after=(lesions,),
+                more=lesions.most(len(spec.body)),
             )
         )
-    return learn(trials, seeds, chunk=chunk, jobs=jobs, progress=progress)
+    return learn_in(folder, trials, seeds, chunk=chunk, jobs=jobs, progress=progress)
 
 
 def _numbers(name: str, given: Iterable[int] | None) -> tuple[int, ...] | None:
@@ -209,6 +215,12 @@ class Lesions:
         with one_thread():
             measured = [patient.intact(), patient.without_each(), *self._deletions(patient), *self._swaps(patient)]
         return Readings.concat([each.readings() for each in measured])
+
+    def most(self, blocks: int) -> int:
+        """How many readings that is of a network of so many blocks, at most."""
+        intact, errors, order = 3 + blocks, 2, 1
+        random = len(self.deleted) * errors + len(self.swapped) * (errors + order)
+        return intact + blocks * errors + self.draws * random
 
     def _deletions(self, patient: _Patient) -> Iterator[Measured]:
         for draw in range(self.draws):

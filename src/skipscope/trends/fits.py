@@ -16,9 +16,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from skipscope.designs import DESIGNS
-from skipscope.errors import InputError, require_type
+from skipscope.errors import InputError
 from skipscope.intervals import student
-from skipscope.readings import CELLS, Readings
+from skipscope.readings import CELLS, Readings, require_readings
 from skipscope.spec import Spec
 from skipscope.summary import Summary, summarise
 
@@ -167,7 +167,7 @@ def by_depth(readings: Readings) -> pl.DataFrame:
 
 def _whole(readings: Readings) -> Readings:
     """The readings of whole networks, before any training."""
-    require_type("readings", readings, Readings, "skipscope.probe and the studies give them")
+    require_readings(readings)
     site = pl.col("quantity").replace_strict(_WHOLE, default=None, return_dtype=pl.String)
     whole = readings.where(pl.col("site") == site, pl.col("step") == 0)
     if not len(whole):
