@@ -44,11 +44,11 @@ def section() -> str:
     text = (
         "A step is: gradients to zero, forward, cross-entropy, backward, SGD with momentum; eagerly, float32, "
         f"{threads} threads. Listened to is every step and the whole batch, by one `Listening` from its second step "
-        "on; `take()` is part of the step. The default sites are the blocks, what goes into them, both ends, and all "
-        "parameters with their gradients; every module is `sites='*'`. To make readings of what was taken, later, "
-        f"takes ms a step (default sites): {'; '.join(tabulated)}. The floor is one `torch._foreach_norm` of the "
-        "gradients. The hook loop measures at the same blocks by PyTorch's functions; histograms are those of W&B's "
-        f"`watch(log='all')`, restated without W&B. {traced}"
+        "on; `take()` is part of the step. The default sites are the blocks, the junctions, what goes into them, both "
+        "ends, and all parameters with their gradients; every module is `sites='*'`. To make readings of what was "
+        f"taken, later, takes ms a step (default sites): {'; '.join(tabulated)}. The floor is one "
+        "`torch._foreach_norm` of the gradients. The hook loop measures at the same blocks by PyTorch's functions; "
+        f"histograms are those of W&B's `watch(log='all')`, restated without W&B. {traced}"
     )
     columns = ["model", "way", "ms a step", "in units of the bare step", "n", "bound"]
     return "\n\n".join(["## Listening to a PyTorch model", text, table(columns, rows), *depth, _memory()])

@@ -24,6 +24,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from skipscope.absences import is_model
 from skipscope.diagnosis import Finding, Verdict
 from skipscope.errors import InputError
 from skipscope.intervals import student
@@ -98,6 +99,8 @@ def damages(readings: Readings) -> pl.DataFrame:
 
 def _require(readings: Readings) -> None:
     require_readings(readings)
+    if is_model(readings):
+        raise InputError("these are lesions of a model of one's own: skipscope.absences says what they show.")
     if "done" not in readings.cells.columns or readings.cells.filter(done="nothing").is_empty():
         raise InputError(
             "these readings hold no trained network with nothing done to it, which its lesions are held against: "

@@ -41,7 +41,7 @@ DENSE = f"--width --features --order --norm {LAYERS} --shortcut-gain --branch-ga
 OPTIONS = {
     "demo": f"--preset {SEEDS} --out --folder --overwrite --quiet",
     "flow": f"--input --input-dtype --high --loss --sites --design --depth {DENSE} {STUDY}",
-    "sweep": f"--depths --design {DENSE} --sites --folder {STUDY}",
+    "sweep": f"--input --input-dtype --high --loss --twin --depths --design {DENSE} --sites --folder {STUDY}",
     "highway": f"--depth --width --features --design --order --gain --norm {LAYERS} --cotangent --batch {STUDY}",
     "jacobian": f"--depths --width --design --part --blocks {LAYERS} --batch {STUDY}",
     "correlation": f"--depths --width --design --cosine --independent {LAYERS} --batch {STUDY}",
@@ -49,8 +49,9 @@ OPTIONS = {
     f"--record --folder {STUDY}",
     "identity": f"--scales --depths --width --design --rates --steps --batch --only --folder {STUDY}",
     "representation": f"--design --depth --width --data --order --norm --steps --rate --batch --folder {STUDY}",
-    "lesion": "--design --depth --width --data --order --norm --steps --rate --batch --deleted --swapped --draws "
-    f"--folder {STUDY}",
+    "lesion": "--input --input-dtype --high --loss --batches --at --design --depth --width --data --order --norm "
+    f"--steps --rate --batch --deleted --swapped --draws --folder {STUDY}",
+    "twin": f"--input --input-dtype --high --loss --sites --batch --batches --steps --rate {STUDY}",
     "theory": f"--design --depth {DENSE} {RESULT}",
     "diagnose": f"--design --depth {DENSE} {SEEDS} {RESULT}",
     "compare": f"--quantity --site {RESULT}",

@@ -152,7 +152,8 @@ def _kind(row: dict[str, Any]) -> str:
     if row["spec"]:
         known = Spec.from_json(row["spec"])
         spec = replace(known, stages=tuple(replace(stage, blocks=1) for stage in known.stages)).to_json()
-    return json.dumps({**row, "cell": "", "spec": spec, "depth": None}, sort_keys=True)
+    deep = dict.fromkeys(("depth", "blocks") if "blocks" in row else ("depth",))
+    return json.dumps({**row, "cell": "", "spec": spec, **deep}, sort_keys=True)
 
 
 def _fields_apart(cells: Sequence[str], specs: dict[str, str]) -> dict[str, list[str]]:

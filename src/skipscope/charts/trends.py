@@ -61,7 +61,7 @@ __all__ = [
 def scaling_data(summary: Summary, quantity: str = "backward_gain") -> pl.DataFrame:
     """What `scaling` draws: a number of whole networks, one row a network, by kind of network and depth.
 
-    A gain is that of the whole network: at `head` forward, at `input` backward.
+    A gain is that of the whole network: at `head` forward, at `input` backward; of a model of one's own, of its body.
 
     Returns:
         Columns `cell`, `panel` (the kind), `design`, `depth`, the summary's `n`, `zeros`, `nonfinite`, `q05` to `q95`,
@@ -74,7 +74,8 @@ def scaling_data(summary: Summary, quantity: str = "backward_gain") -> pl.DataFr
     require_summary(summary)
     of = summary.of(quantity)
     place = trends.RATES.get(quantity, ("", "network"))[1]
-    rows = of.filter(pl.col("site") == place, pl.col("depth").is_not_null())
+    # Of a model of one's own a gain is that of its body, and stands at the network.
+    rows = of.filter(pl.col("site").is_in((place, "network")), pl.col("depth").is_not_null())
     rows = rows.filter(pl.col("step") == pl.col("step").min(), pl.col("call") == 0)
     require_rows(rows, f"{quantity!r} was not measured of a whole network, at site {place!r}; see studies.sweep.")
     named = kinds(summary.readings)

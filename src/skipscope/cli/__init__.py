@@ -32,6 +32,7 @@ from skipscope.cli.report import report
 from skipscope.cli.representation import representation
 from skipscope.cli.sweep import sweep
 from skipscope.cli.theory import theory
+from skipscope.cli.twin import twin
 from skipscope.errors import InputError, one_line
 
 __all__ = ["VERBS", "cli", "main"]
@@ -47,6 +48,7 @@ VERBS: tuple[click.Command, ...] = (
     identity,
     degradation,
     lesion,
+    twin,
     theory,
     diagnose,
     compare,

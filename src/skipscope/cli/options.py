@@ -194,7 +194,7 @@ def steps(default: int) -> Callable[[Command], Command]:
     return _number("--steps", default, "Steps of training.")
 
 
-trained = several(
+trained_on = several(
     click.option(
         "--depth", type=int, default=8, show_default=True, help="Blocks of residual networks, layers of plain."
     ),
@@ -204,8 +204,8 @@ trained = several(
     click.option("--norm", default="batch", show_default=True, help="none, batch or layer."),
     steps(300),
     click.option("--rate", type=float, default=0.1, show_default=True, help="The learning rate."),
-    batch(64, "Samples a step."),
 )
+trained = several(trained_on, batch(64, "Samples a step."))
 """Networks of one depth, and how they are trained before somebody looks into them."""
 
 

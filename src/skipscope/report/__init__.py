@@ -26,6 +26,7 @@ from skipscope.report.highway import highway_section
 from skipscope.report.identity import identity_section
 from skipscope.report.jacobian import jacobian_section
 from skipscope.report.lesion import lesion_section
+from skipscope.report.models import absences_section, twin_section
 from skipscope.report.notebook import notebook_section
 from skipscope.report.page import (
     Block,
@@ -58,6 +59,7 @@ __all__ = [
     "Prose",
     "Section",
     "Table",
+    "absences_section",
     "correlation_section",
     "degradation_section",
     "flow_section",
@@ -72,6 +74,7 @@ __all__ = [
     "sections_of",
     "sweep_section",
     "takeaways_section",
+    "twin_section",
     "write",
 ]
 
@@ -125,6 +128,7 @@ def _target(path: str | os.PathLike[str]) -> Path:
 
 SECTIONS: dict[str, Callable[..., Section]] = {
     "flow": flow_section,
+    "twin": twin_section,
     "notebook": notebook_section,
     "sweep": sweep_section,
     "highway": highway_section,

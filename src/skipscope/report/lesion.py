@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from skipscope.absences import is_model
 from skipscope.charts import labels
 from skipscope.charts.lesion import (
     lesion_blocks,
@@ -19,6 +20,7 @@ from skipscope.charts.lesion import (
 from skipscope.diagnosis import Finding
 from skipscope.lesions import DESTROYED, HARDLY, LEARNT, deleted_data, findings, intact_data
 from skipscope.readings import Readings, require_readings
+from skipscope.report.models import absences_section
 from skipscope.report.page import Block, Claim, Claims, Facts, Figure, Method, Prose, Section, Table
 from skipscope.report.prose import (
     TRAINED,
@@ -48,6 +50,8 @@ def lesion_section(readings: Readings, *, anchor: str = "lesion") -> Section:
         InputError: the readings hold no networks with one block deleted.
     """
     require_readings(readings)
+    if is_model(readings):
+        return absences_section(readings, anchor=anchor)
     intact = readings.select(done="nothing")
     named = labels(intact)
     table = intact_data(readings).with_columns(network=pl.col("kind").replace_strict(named))

@@ -8,7 +8,7 @@ from skipscope import charts, trends
 from skipscope.diagnosis import Finding
 from skipscope.errors import InputError
 from skipscope.readings import Readings
-from skipscope.report.page import Block, Claim, Claims, Figure, Holds, Prose, Section, Table
+from skipscope.report.page import Block, Claim, Claims, Facts, Figure, Holds, Method, Prose, Section, Table
 from skipscope.report.prose import (
     QUANTILE_NAMES,
     UNTRAINED,
@@ -46,20 +46,23 @@ def sweep_section(readings: Readings, *, anchor: str = "sweep") -> Section:
     findings = trends.findings(readings)
     summary = summarise(readings)
     named = charts.kinds(readings)
+    own = not (readings.cells["spec"] != "").any()  # models of somebody's own
     blocks: list[Block] = [
-        Prose((_ASKED,)),
-        designs_told(readings),
-        Prose((_drawn(readings),)),
+        Prose((_ASKED_OF_MODELS if own else _ASKED,)),
+        *([] if own else [designs_told(readings)]),
+        Prose((_made(readings) if own else _drawn(readings),)),
     ]
+    said = len(blocks)
     for quantity, (heading, about) in _PROFILES.items():
         if quantity in set(summary.table["quantity"]):
-            blocks += _against_depth(summary, quantity, heading, about)
-    if not blocks[3:]:
+            blocks += _against_depth(summary, quantity, heading, _OF_MODELS.get(quantity, about) if own else about)
+    if not blocks[said:]:
         raise InputError("these readings hold no gain of a whole network: measure them with studies.sweep.")
     blocks += [*_rates(readings), *_draws(readings)]
     if claims := _claims(findings, readings, named):
         blocks += [Prose((), "What is commonly said, and what was measured"), Claims(claims)]
-    blocks += [*_refused(readings), limits(*_LIMITS), *in_full(findings), method(readings)]
+    blocks += [*_refused(readings), limits(*(_LIMITS_OF_MODELS if own else _LIMITS)), *in_full(findings)]
+    blocks.append(_method_of_models(readings) if own else method(readings))
     return Section(
         title="Depth by depth",
         anchor=anchor,
@@ -99,6 +102,53 @@ def _drawn(readings: Readings) -> str:
         f"Here {depths_of(readings)}. Every network is drawn with {seeds_of(readings)} and has {back} sent back from "
         "its output. All depths of a seed share their draw, so the unit of every interval is the seed."
     )
+
+
+# ------------------------------------------------------------------------------------------- models of somebody's own
+
+_ASKED_OF_MODELS = (
+    "What does depth do to the signal, on its way forward, and to the gradient, on its way back, in models as they are "
+    "made, before any training? And would one draw of every model have shown it?"
+)
+_OF_MODELS = {
+    "forward_gain": "Norm of what the last block hands on relative to that of what the first is given.",
+    "backward_gain": "Norm of the gradient by what the first block is given, relative to what the last hands on.",
+}
+_LIMITS_OF_MODELS = (
+    "Nothing is trained here. A factor is fitted as if every block did the same, which blocks of different widths do "
+    "not; and all of it is on one batch, so that the bands are of draws of the weights alone.",
+)
+
+
+def _made(readings: Readings) -> str:
+    cells = readings.cells.sort("depth")
+    back = joined(map(sent, cells["cotangent"].unique().sort()))
+    counted = joined(
+        f"{blocks} at {depth}" for depth, blocks in cells.select("depth", "blocks").unique().sort("depth").rows()
+    )
+    told = (
+        f"Here {depths_of(readings)}. Every model is made anew with {seeds_of(readings)}, and has {back} sent back "
+        f"from its output. Blocks found in the body, by depth: {counted}."
+    )
+    kept = [name for name in cells["kept"].unique().sort() if name]
+    return told + (f" Shortcuts that could not be removed stay: {'; '.join(kept)}." if kept else "")
+
+
+def _method_of_models(readings: Readings) -> Method:
+    def values(column: str) -> str:
+        return joined(str(value) for value in readings.cells[column].unique().sort() if value not in (None, ""))
+
+    facts = (
+        ("Models", values("design")),
+        ("Made", f"with {seeds_of(readings)}, which seed PyTorch's generator; what else a model draws from is its own"),
+        ("Samples", values("batch")),
+        ("Input", values("data")),
+        ("Sent back from the output", joined(map(sent, readings.cells["cotangent"].unique().sort()))),
+        ("Parameters", values("dtype")),
+        ("Computed on", readings.meta.get("device", "")),
+        ("Quantiles", "over seeds, linear between the sorted values"),
+    )
+    return Method((Facts(tuple((name, value) for name, value in facts if value)),))
 
 
 # ---------------------------------------------------------------------------------------------------------- the charts
@@ -258,6 +308,7 @@ def _claims(findings: list[Finding], readings: Readings, named: dict[str, str]) 
     specs = {row["cell"]: Spec.from_json(row["spec"]) for row in readings.cells.iter_rows(named=True) if row["spec"]}
     skips = {cell: any(not stage.plain for stage in spec.stages) for cell, spec in specs.items()}
     claims = []
+    findings = [finding for finding in findings if finding.cell in specs]  # of models nothing is commonly said
     gradient = [finding for finding in findings if finding.rule == "trend of the gradient"]
     if found := by_rule((f for f in gradient if not skips[f.cell]), "trend of the gradient", named):
         claims.append(_vanishing_claim(found, gradient, skips))

@@ -41,6 +41,7 @@ from skipscope.readings import Readings
 from skipscope.spec import Norm, Order
 from skipscope.studies.learning import Trial, learn_in
 from skipscope.studies.named import listed
+from skipscope.studies.own import of_models
 from skipscope.training import Recipe, Trained, evaluate, loss_of
 
 __all__ = [
@@ -73,6 +74,7 @@ the test part in inference, with nothing deleted.
 """
 
 
+@of_models
 def lesion(
     *,
     designs: Iterable[str] = ("residual", "twin"),
@@ -117,6 +119,9 @@ def lesion(
     Raises:
         InputError: a design, the depth, the data, a number of blocks or a field makes no sense, or the folder holds
             something else.
+
+    `lesion(model, batches, loss=fn)` takes the branches of a trained model of one's own out, one by one: see
+    `skipscope.torch_studies.lesion`.
     """
     names = listed("designs", designs, DESIGNS)
     known = datasets.load(data, seed=0)

@@ -21,7 +21,7 @@ from skipscope.probe import Plan
 from skipscope.protocol import Site
 from skipscope.quantities import QUANTITIES, Quantity
 
-__all__ = ["evaluated"]
+__all__ = ["Dots", "Roles", "evaluated"]
 
 Place = tuple[str, int]  # site and call
 Roles = Mapping[str, Moments]

@@ -56,6 +56,7 @@ class _Draft:
 def layout(
     model: nn.Module,
     listener: Listener,
+    joints: Sequence[Heard],
     body: Body,
     held: Sequence[Held],
     trained: Trained,
@@ -66,6 +67,7 @@ def layout(
     Args:
         model: the model.
         listener: what was heard of it.
+        joints: its junctions.
         body: its blocks.
         held: its parameters.
         trained: what became of them.
@@ -77,6 +79,7 @@ def layout(
         if each.site not in drafts and not unused:
             drafts[each.site] = _draft(each)
     _number(drafts, body, roles)
+    _join(drafts, joints)
     statuses = _not_measured(model, listener, drafts)
     _add_parameters(drafts, held)
     _add_statuses(statuses, held, trained)
@@ -84,7 +87,7 @@ def layout(
     if weights:
         drafts[weights[0]].outer = "first"
         drafts[weights[-1]].outer = "last"
-    ordered = _ordered(list(drafts.values()), listener.heard)
+    ordered = _ordered(list(drafts.values()), listener.heard, joints)
     return [
         Site(d.site, order, d.depth, d.kind, d.name, d.activation, d.block, d.ends, d.outer, d.tied_to)  # type: ignore[arg-type]
         for order, d in enumerate([*ordered, _Draft("network", "network", "the network as a whole", listener.depth)])
@@ -125,6 +128,17 @@ def _number(drafts: dict[str, _Draft], body: Body, roles: Mapping[Place, Collect
     if len(blocks) + first > 1:
         drafts[entry.site].ends = "entry"
         drafts[blocks[-1].site].ends = "exit"
+
+
+def _join(drafts: dict[str, _Draft], joints: Sequence[Heard]) -> None:
+    """A junction is the site of the module that makes its sum; the second of a module has a site of its own."""
+    for each in joints:
+        if each.site in drafts:
+            draft = drafts[each.site]
+            draft.name = f"{draft.name}, {each.about}" if draft.kind != "junction" else draft.name
+            draft.kind = "junction"
+        else:
+            drafts[each.site] = _Draft(each.site, "junction", each.about, each.depth)
 
 
 def _not_measured(model: nn.Module, listener: Listener, drafts: dict[str, _Draft]) -> dict[str, str]:
@@ -178,9 +192,11 @@ def _beside(site: str, other: str) -> bool:
     return other.startswith((f"{site}.", f"{site}[")) or (bool(holder) and f"{other}.".startswith(f"{holder}."))
 
 
-def _ordered(drafts: list[_Draft], heard: Sequence[Heard]) -> list[_Draft]:
+def _ordered(drafts: list[_Draft], heard: Sequence[Heard], joints: Sequence[Heard]) -> list[_Draft]:
     """In order of execution; a parameter's own site before its module, and what was not run before the end."""
-    run = {each.site: float(each.order) for each in reversed(heard)}
+    # A sum is made after all that was heard before it, and before what is heard next.
+    run = {each.site: each.order - 0.5 for each in reversed(joints)}
+    run |= {each.site: float(each.order) for each in reversed(heard)}
     place = dict(run)
     outputs = [d.site for d in drafts if d.site == "output" or d.site.startswith(("output[", "output."))]
     for index, draft in enumerate(drafts):

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skipscope.errors import InputError
@@ -34,7 +36,7 @@ class Heard:
         order: its place in the order of execution.
         depth: weight layers passed.
         module: what handed it on; None for inputs.
-        kind: input or module; junctions, which no module hands on, are to have their own.
+        kind: input, module, or junction, which no module hands on.
         into: the module that is given it, of an input.
         path: where it stands in the module's output, e.g. `[0][1]`; "" where it is all of it.
         entered: the shape of the first tensor that the module was given.
@@ -43,6 +45,7 @@ class Heard:
         wants: role -> what to sum beside squares; a role that is missing is not looked at.
         same: the tensor had been handed on before, by this one: then it holds the sums of both.
         step: the last step in which it was met.
+        about: what a junction consists of, in words.
     """
 
     site: str
@@ -50,7 +53,7 @@ class Heard:
     order: int
     depth: int
     module: nn.Module | None
-    kind: Literal["input", "module"] = "module"
+    kind: Literal["input", "module", "junction"] = "module"
     into: nn.Module | None = None
     path: str = ""
     entered: tuple[int, ...] = ()
@@ -59,6 +62,7 @@ class Heard:
     wants: Mapping[str, Collection[Field]] = field(default_factory=dict)
     same: Heard | None = None
     step: int = 0
+    about: str = ""
 
     @property
     def name(self) -> str:
@@ -72,6 +76,7 @@ class Heard:
 
 
 Entry = tuple[Heard, str, Sums]
+Product = tuple[Heard, tuple[str, str], Tensor | NDArray[np.float64]]
 
 
 class Log:
@@ -79,6 +84,7 @@ class Log:
 
     Attributes:
         entries: (what, role, sums), in the order of execution.
+        products: (what, pair of roles, what their inner product is made of), of junctions.
         step: counts steps.
         passes: how often the model as a whole was run.
         turn: another number for every pass of every step.
@@ -101,6 +107,7 @@ class Log:
         self.turn += 1
         self.passes = 0
         self.entries: list[Entry] = []
+        self.products: list[Product] = []
         self.graded = self.unfollowed = False
         self.unpaired: dict[str, list[Heard]] = defaultdict(list)
 
@@ -176,8 +183,9 @@ class Hook:
         self._call = call
 
     def __call__(self, *given: Any) -> None:
-        """Look at it, and change nothing."""
-        self._call(*given)
+        """Look at it, and change nothing; what is done to look is no part of what the model does."""
+        with torch._C.DisableTorchFunction():
+            self._call(*given)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Hook, (_nothing,)

@@ -14,17 +14,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skipscope.moments import Dot
 from skipscope.torch.gains import turned_at
 from skipscope.torch.junctions import Junction, Junctions, named
 from skipscope.torch.provenance import Provenance, Sum
-from skipscope.torch.shortcuts import Shortcut, broadcast, shortcut_of
+from skipscope.torch.shortcuts import Shortcut, shortcut_of
 
-__all__ = ["Meetings", "dot_of", "inner"]
+__all__ = ["Meetings"]
 
 Observe = Callable[[int, Mapping[str, Tensor]], None]
 """(number of the meeting, role -> tensor): as the table of roles in protocol.py; a tensor must not be kept."""
@@ -36,7 +34,7 @@ class Meetings:
     """Looks at every junction of one model while it runs, from `on` to `off`.
 
     At every junction `observe` is called three times: with `shortcut` and `branch` (gains applied) before they are
-    added, with `total` after, and in the backward pass with `shortcut_grad`, `branch_grad` and `total_grad`. What a
+    added, with `total` after, and in the backward pass with `shortcut_grad` and `branch_grad`, which add up. What a
     number stands for, and whether it turned out to be a junction at all, says `junctions` after the pass. The same
     place has the same number in every pass.
 
@@ -56,11 +54,19 @@ class Meetings:
     @contextmanager
     def on(self) -> Iterator[None]:
         """Within the context the model's junctions are looked at."""
-        self._record.on()
+        self.attach()
         try:
             yield
         finally:
-            self._record.off()
+            self.detach()
+
+    def attach(self) -> None:
+        """Begin to look."""
+        self._record.on()
+
+    def detach(self) -> None:
+        """Look no further."""
+        self._record.off()
 
     @property
     def found(self) -> Junctions:
@@ -80,7 +86,7 @@ class Meetings:
     def _finished(self) -> None:
         self._found, _ = named(self._model, self._record, self._met)
         self._met = []
-        self._record.forget()
+        self._record.empty()
 
     def _adding(self, of: Sum) -> Callable[[Tensor], None] | None:
         shortcut = shortcut_of(self._record, of)
@@ -154,10 +160,10 @@ class _Parts:
     def _complete(self) -> None:
         parts, self._parts, self._missing = self._parts, {}, self._expected
         if parts:
-            some = next(iter(parts.values()))
-            shortcut, branch = (parts.get(part, torch.zeros_like(some)) for part in ("shortcut_grad", "branch_grad"))
-            roles = {"shortcut_grad": shortcut, "branch_grad": branch, "total_grad": shortcut + branch}
-            self._observe(self._number, roles)
+            for part in ("shortcut_grad", "branch_grad"):
+                if part not in parts:  # nothing came that way
+                    parts[part] = torch.zeros_like(next(iter(parts.values())))
+            self._observe(self._number, parts)
 
 
 def _consumers(start: Any, edge: tuple[Any, int], met: set[Any]) -> list[tuple[Any, list[int]]]:
@@ -186,27 +192,3 @@ def _consumers(start: Any, edge: tuple[Any, int], met: set[Any]) -> list[tuple[A
 
 def _times(x: Tensor, factor: float) -> Tensor:
     return x if factor == 1 else x * factor
-
-
-# --------------------------------------------------------------------------------------------------- inner products
-
-
-@torch.no_grad()
-def inner(x: Tensor, y: Tensor) -> Tensor:
-    """What an inner product is made of, on the device and of shape (3,): the cosine, and the norms of both.
-
-    Accumulated in float64 (float32 on MPS, which has no float64).
-    """
-    wide = torch.float32 if x.device.type == "mps" else torch.float64
-    shape = broadcast(x.shape, y.shape)
-    flat = [each.detach().expand(shape).reshape(-1).to(wide) for each in (x, y)]
-    norms = [torch.linalg.vector_norm(each) for each in flat]
-    units = [each / torch.where(norm > 0, norm, 1.0) for each, norm in zip(flat, norms, strict=True)]
-    return torch.stack([torch.dot(*units), *norms])
-
-
-def dot_of(values: np.ndarray[Any, Any]) -> Dot:
-    """The inner product that `inner` made, on the host, with the leading axis s = 1."""
-    product, *norms = (np.array([value]) for value in values)
-    scale_x, scale_y = (np.where(norm > 0, norm, 1.0) for norm in norms)
-    return Dot(product, scale_x, scale_y)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from skipscope.torch.calls import Addition, Calls, Place, addition
@@ -152,14 +153,18 @@ class Provenance(TorchFunctionMode):
         for node in self.nodes:
             node.edge = None
 
+    def empty(self) -> None:
+        """Let go of the record too, once all is known that was to be."""
+        self.forget()
+        self.nodes, self.sums, self.concatenations = [], [], 0
+
     # -------------------------------------------------------------------------------------------------- the record
 
     def _begin(self, module: nn.Module, given: Any) -> bool:
         if torch._C._current_graph_task_id() != -1:
             return False  # what checkpoints compute again has been recorded
         if module is self._model:
-            self.forget()
-            self.nodes, self.sums, self.concatenations = [], [], 0
+            self.empty()
             self._own = {id(x) for x in (*module.parameters(), *module.buffers())}
         for _, x in tensors_of(given, every=True):
             self._note(x, (), "", weighted=False, data=x.is_floating_point() or x.is_complex())
@@ -192,6 +197,8 @@ class Provenance(TorchFunctionMode):
                 self._record(func, list(args[:1]), [result], [], None)
             return result
         given = list(_flat((args, tuple(kwargs.values())) if kwargs else args))
+        if any(is_lazy(x) for x in given):  # a parameter that has no shape yet is being given one
+            return func(*args, **kwargs)
         versions = [_version(x, func, kwargs) for x in given]
         after = None
         found = self._sum(func, args, kwargs)

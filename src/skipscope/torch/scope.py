@@ -6,9 +6,9 @@ brings them here, and the same formulas as for a NumPy network make readings of 
 in `skipscope.torch.steps`; what is said of a model without a spec, in `sites` and `cells`, is found in `layout`;
 `Readings.meta["notes"]` says what the path of measuring changed.
 
-What is reported unless `sites` says otherwise: the blocks, what the first of them is given, the inputs and outputs, the
-network as a whole, and all parameters with their gradients; of a model in which no blocks are found, every module.
-`sites="*"` is every module of any model.
+What is reported unless `sites` says otherwise: the blocks, the junctions, what the first block is given, the inputs and
+outputs, the network as a whole, and all parameters with their gradients; of a model in which no blocks are found, every
+module. `sites="*"` is every module of any model.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from skipscope.probe import Measured
 from skipscope.quantities import QUANTITIES, Quantity
 from skipscope.readings import Readings
 from skipscope.torch.bodies import repeated
+from skipscope.torch.joints import Joints
 from skipscope.torch.keeping import eager, kept, require_plain, unwrapped
 from skipscope.torch.layout import Trained
 from skipscope.torch.listening import Listener
@@ -142,6 +143,8 @@ class Listening:
         self._classes = repeated(self.model)
         self._wanted = Wanted(quantities, self._patterns)
         self._ear: Listener | Replay | None = None
+        self._joints = Joints(self.model, self.log, quantities, self._place)
+        self._joined = True  # whether junctions are looked at: until a first step has none of which something is asked
         self._known: Known | None = None
         self._fields: Mapping[str, Mapping[str, Collection[Field]]] = {}
 
@@ -154,6 +157,7 @@ class Listening:
         finally:
             if self._ear is not None:
                 self._ear.off()
+            self._joints.off()
             self.log.off()
 
     def take(self) -> Taken:
@@ -168,6 +172,7 @@ class Listening:
         found = self.taken(lambda parameter: parameter.grad)
         if self._ear is not None and self._ear.attached:
             self._ear.off()
+            self._joints.off()
             self._ready()
         return found
 
@@ -197,11 +202,13 @@ class Listening:
         known = self._known
         if known is None:
             raise InputError(_NOTHING)
+        known.joints = self._joints.named()
         parameters = [each.parameter for each in known.held]
         of = {id(p): gradient_of(p) for p in parameters if p is not None and p.requires_grad}
         found = Taken(
             known=known,
             entries=tuple(self.log.entries),
+            products=tuple(self.log.products),
             parameters=summed(known.sums, lambda p: of.get(id(p))),
             trained=Trained(
                 tuple(p is not None and p.requires_grad for p in parameters),
@@ -216,6 +223,7 @@ class Listening:
         )
         if isinstance(ear, Listener):
             self._fields = known.fields(found.planned)
+            self._joined = any(each.site in found.planned.at for each in known.joints)
         return found
 
     def _ready(self) -> None:
@@ -228,11 +236,18 @@ class Listening:
             wanting(ear.heard, self._fields)
             self._ear = Replay(self.model, self.log, ear.heard)
         elif not stays:
-            self._known = None
+            self._known, self._joined = None, True
             firsts = [members[0] for members in self._classes.values()]
             self._ear = Listener(self.model, self.log, self._wanted, first_of=firsts)
         assert self._ear is not None
         self._ear.on()
+        if self._joined:
+            self._joints.on()
+
+    def _place(self) -> tuple[int, int]:
+        """How much was heard up to now, and how deep that is; asked in the step that is listened to in full."""
+        ear = self._ear
+        return (len(ear.heard), ear.depth) if isinstance(ear, Listener) else (0, 0)
 
     def _cell(self, known: Known, parameters: Parameters) -> dict[str, Any]:
         dtypes = {p.dtype for p in parameters if p is not None and p.is_floating_point()}

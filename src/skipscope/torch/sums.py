@@ -24,18 +24,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skipscope.moments import Field, Moments
+from skipscope.moments import Dot, Field, Moments
 
-__all__ = ["Sums", "gathered", "norms_of", "one_number", "sums"]
+__all__ = ["Sums", "dot_of", "gathered", "inner", "norms_of", "one_number", "pair", "product", "sums"]
 
 # Sums of squares between these squared are ordinary float32 numbers, and what was lost below is no part of the norm.
 _SMALL, _LARGE = 1e-15, 1e18
 _RANGE = {"f": (_SMALL**2, _LARGE**2), "d": (2.0**-800, 2.0**800)}
 
+# Inner products between these are of terms that float32 holds, and are no small rest of them.
+_CROSSED = 1e-25, 1e30
+
 # Entries below which float64 costs no more than float32: by PyTorch, and by NumPy (which has to copy them).
 _SHORT, _FEW = 1 << 15, 1 << 13
 
 _ROW = 1024  # entries of a row at most: what float32 sums exactly enough, and what BLAS starts no thread for
+
+_NEAR = 1 << 15  # entries of two tensors each that stay near a core while they are summed
 
 _HOST = torch.device("cpu")
 _COMPLEX = (torch.complex64, torch.complex128)
@@ -93,22 +98,80 @@ def norms_of(tensors: Sequence[Tensor]) -> list[Sums]:
     return [found[index] if index in found else sums(x) for index, x in enumerate(tensors)]
 
 
+def product(x: Tensor, y: Tensor) -> Tensor | NDArray[np.float64]:
+    """The inner product of two tensors of one shape, of shape (3,): in units of two scales, and those scales."""
+    if not (_is_plain(x) and _is_plain(y) and x.shape == y.shape and x.dtype == y.dtype and x.dtype not in _COMPLEX):
+        return inner(x, y)
+    a, b = (np.ascontiguousarray(_array(each)) for each in (x, y))
+    width = _width(a.size)
+    with np.errstate(all="ignore"):
+        total = np.add.reduce(np.vecdot(a.reshape(-1, width), b.reshape(-1, width)), dtype=np.float64)
+    if _CROSSED[0] < abs(total) < _CROSSED[1]:
+        return np.array([total, 1.0, 1.0])
+    return inner(x, y)  # where terms may have left the range, and where they all but cancel
+
+
+def pair(x: Tensor, y: Tensor, *, batch: int = 0) -> tuple[Sums, Sums, Tensor | NDArray[np.float64]]:
+    """`sums(x)`, `sums(y)` and `product(x, y)`, where it can be in one pass over memory, which is what binds."""
+    alike = _is_plain(x) and _is_plain(y) and x.shape == y.shape and x.dtype == y.dtype and x.dtype not in _COMPLEX
+    if not (alike and x.is_contiguous() and y.is_contiguous() and x.numel() >= _FEW):
+        return sums(x, batch=batch), sums(y, batch=batch), product(x, y)
+    width = _width(x.numel())
+    a, b = (_array(each).reshape(-1, width) for each in (x, y))
+    found = np.empty((3, len(a)), a.dtype)
+    step = max(1, _NEAR // width)
+    with np.errstate(all="ignore"):
+        for start in range(0, len(a), step):
+            of = slice(start, start + step)
+            for out, (one, other) in zip(found, ((a, a), (b, b), (a, b)), strict=True):
+                np.vecdot(one[of], other[of], out=out[of])
+        low, high = _RANGE[a.dtype.char]
+        first, second, crossed = np.add.reduce(found, axis=1, dtype=np.float64)
+    if not (low < first < high and low < second < high and _CROSSED[0] < abs(crossed) < _CROSSED[1]):
+        return sums(x, batch=batch), sums(y, batch=batch), product(x, y)
+    rows = batch if batch and x.ndim and len(x) == batch else 1
+    of_x, of_y = (Sums(x.numel(), rows, {"squares": squares}) for squares in found[:2])
+    return of_x, of_y, np.array([crossed, 1.0, 1.0])
+
+
+@torch.no_grad()
+def inner(x: Tensor, y: Tensor) -> Tensor:
+    """Likewise, on the device, in float64 (float32 on MPS, which has no other): the cosine, and the norms of both."""
+    wide = torch.float32 if x.device.type == "mps" else torch.float64
+    flat = [each.detach().reshape(-1).to(wide) for each in torch.broadcast_tensors(x, y)]  # type: ignore[no-untyped-call]
+    norms = [torch.linalg.vector_norm(each) for each in flat]
+    units = [each / torch.where(norm > 0, norm, 1.0) for each, norm in zip(flat, norms, strict=True)]
+    return torch.stack([torch.dot(*units), *(torch.where(norm > 0, norm, 1.0) for norm in norms)])
+
+
+def dot_of(values: NDArray[Any]) -> Dot:
+    """The inner product that `product` made, on the host, with the leading axis s = 1."""
+    return Dot(*(np.array([value], np.float64) for value in values))
+
+
 def one_number(x: Tensor) -> Sums:
     """A tensor of one number, as the sum of its one entry."""
     return Sums(1, 1, {"norms": x.detach().abs().reshape(1), "sums": x.detach().reshape(1)})
 
 
-def gathered(everything: Sequence[Sums]) -> list[Moments]:
-    """The moments of all of them, each with the leading axis s = 1: one transfer a device, none from the host."""
-    hosted = _hosted(everything)
+def gathered(
+    everything: Sequence[Sums], products: Sequence[Tensor | NDArray[np.float64]] = ()
+) -> tuple[list[Moments], list[NDArray[Any]]]:
+    """The moments of all of them, each with the leading axis s = 1, and the small tensors `products` as arrays.
+
+    One transfer a device, none from the host.
+    """
+    brought = _hosted([*everything, *(Sums(0, 1, {"product": each}) for each in products)])
+    hosted, further = brought[: len(everything)], brought[len(everything) :]
     squared = [index for index, each in enumerate(hosted) if "squares" in each.parts]
     summed = [index for index in squared if "sums" in hosted[index].parts]
     sumsq = dict(zip(squared, _totals([hosted[index].parts["squares"] for index in squared]), strict=True))
     total = dict(zip(summed, _totals([hosted[index].parts["sums"] for index in summed]), strict=True))
-    return [
+    moments = [
         _of_squares(each, sumsq[index], total.get(index)) if index in sumsq else _of_norms(each)
         for index, each in enumerate(hosted)
     ]
+    return moments, [each.parts["product"] for each in further]
 
 
 # ---------------------------------------------------------------------------------------------------------- by NumPy

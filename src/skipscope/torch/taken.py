@@ -1,7 +1,7 @@
 """What was taken of one step, and the readings that come of it: whenever they are asked for, and not in the step.
 
 `Known` is what the first step told of a model and what every later one has in common with it; `Taken` is a step's sums.
-Roles that belong to junctions join them as entries of the log like any other, with their inner products beside them.
+Roles of junctions are entries of the log like any other, with their inner products beside them.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 
 from torch import nn
 
-from skipscope.moments import Field, Moments
+from skipscope.moments import Dot, Field, Moments
 from skipscope.probe import Measured, Plan, cell_of
 from skipscope.quantities import Quantity
 from skipscope.readings import Readings
 from skipscope.torch.bodies import Repeated, body_of
-from skipscope.torch.evaluation import evaluated
+from skipscope.torch.evaluation import Dots, Roles, evaluated
 from skipscope.torch.keeping import compiled
 from skipscope.torch.layout import Place, Trained, layout
 from skipscope.torch.listening import PUSHED, Listener
-from skipscope.torch.log import Entry, Heard
+from skipscope.torch.log import Entry, Heard, Product
 from skipscope.torch.parameters import parameters_of, wanted_of
-from skipscope.torch.sums import Sums, gathered
+from skipscope.torch.sums import Sums, dot_of, gathered
 from skipscope.torch.wanted import Wanted, is_default
 
 __all__ = ["Known", "Taken"]
@@ -54,6 +54,7 @@ class Known:
         listener: what was heard of it.
         held: its parameters.
         sums: what is summed of them.
+        joints: the junctions of the step that was taken last.
         compiled: whether the model or a part of it is compiled.
     """
 
@@ -70,6 +71,7 @@ class Known:
         self.listener = listener
         self.held = parameters_of(model, listener.called)
         self.sums = wanted_of(self.held, lambda site, role: wanted(site, role, "linear"))
+        self.joints: Sequence[Heard] = ()
         self.compiled = compiled(model)
         self._body = body_of(listener.heard, classes)
         self._quantities = quantities
@@ -84,7 +86,8 @@ class Known:
         Raises:
             InputError: a pattern matches no site.
         """
-        key = tuple((place, *several) for place, several in roles.items()), trained, tuple(missed)
+        joints = tuple(each.site for each in self.joints)
+        key = tuple((place, *several) for place, several in roles.items()), trained, tuple(missed), joints
         if self._planned is None or self._planned[0] != key:
             self._planned = key, self._plan(roles, trained, missed)
         return self._planned[1]
@@ -92,7 +95,7 @@ class Known:
     def _plan(self, roles: Mapping[Place, Collection[str]], trained: Trained, missed: Collection[Heard]) -> _Planned:
         gone = set(missed)
         body = replace(self._body, blocks=[each for each in self._body.blocks if each not in gone])
-        sites, statuses = layout(self.model, self.listener, body, self.held, trained, roles)
+        sites, statuses = layout(self.model, self.listener, self.joints, body, self.held, trained, roles)
         for each in missed:
             if not any(each.site == site for site, _ in roles):
                 statuses[each.site] = "not executed"
@@ -117,7 +120,8 @@ class Taken:
 
     Attributes:
         known: what is known of the model.
-        entries: the sums of what was handed on.
+        entries: the sums of what was handed on, and of what met at junctions.
+        products: the inner products of the latter.
         parameters: (site, role, sums) of parameters and gradients.
         trained: what became of the parameters.
         missed: what the first step had, and this one had not.
@@ -129,6 +133,7 @@ class Taken:
 
     known: Known
     entries: Sequence[Entry]
+    products: Sequence[Product]
     parameters: Sequence[tuple[str, str, Sums]]
     trained: Trained
     missed: Sequence[Heard]
@@ -156,9 +161,8 @@ class Taken:
             InputError: a pattern of the sites to report matches none.
         """
         planned = self.planned
-        moments, facts = self._moments()
-        # Of junctions there will be inner products; no other role has any.
-        values = evaluated(planned.plan, moments, {}, {"parameters": self.numbers, **facts})
+        moments, dots, facts = self._moments()
+        values = evaluated(planned.plan, moments, dots, {"parameters": self.numbers, **facts})
         return Measured(
             cell=cell_of({**self.cell, **factors}),
             sites=planned.plan.chosen,
@@ -188,13 +192,13 @@ class Taken:
         heard = self.known.listener.heard
         return [(each, each.source) for each in heard if each.same is not None and id(each) not in own]
 
-    def _moments(self) -> tuple[dict[Place, dict[str, Moments]], dict[str, Any]]:
-        """All sums on the host, in one transfer: (site, call) -> role -> moments; and the facts."""
+    def _moments(self) -> tuple[Mapping[Place, Roles], Mapping[Place, Dots], dict[str, Any]]:
+        """All sums on the host, in one transfer: by site and call the moments of roles, inner products; the facts."""
         at = self.planned.at
         heard = [(each.site, each.call, role) for each, role, _ in self.entries]
         places = [*heard, *((site, 0, role) for site, role, _ in self.parameters)]
         everything = [one for _, _, one in (*self.entries, *self.parameters)]
-        hosted = gathered([*everything, *self.facts.values()])
+        hosted, products = gathered([*everything, *self.facts.values()], [x for _, _, x in self.products])
         moments: dict[Place, dict[str, Moments]] = defaultdict(dict)
         for (site, call, role), new in zip(places, hosted, strict=False):
             roles = moments[site, call]
@@ -211,4 +215,8 @@ class Taken:
             for name, total in zip(self.facts, hosted[len(places) :], strict=True)
             if total.sum is not None
         }
-        return kept, facts
+        dots: dict[Place, dict[tuple[str, str], Dot]] = defaultdict(dict)
+        for (each, pair, _), values in zip(self.products, products, strict=True):
+            of, product = dots[each.site, each.call], dot_of(values)
+            of[pair] = of[pair] + product if pair in of else product
+        return kept, dots, facts
