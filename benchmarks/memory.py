@@ -29,10 +29,10 @@ _SITES = (
 
 def section() -> str:
     """The section of RESULTS.md."""
-    imports = _peaks("import skipscope.studies\n", seeds=0, n=3)
+    imports = peaks("import skipscope.studies\n", seeds=0, n=3)
     rows, told = [], []
     for what, code, n in (("network-level readings", _SWEEP, 2), ("site-level readings, in a folder", _SITES, 2)):
-        few, many = (_peaks(code, seeds=seeds, n=n) for seeds in (FEW, MANY))
+        few, many = (peaks(code, seeds=seeds, n=n) for seeds in (FEW, MANY))
         rows.append(Row(f"{what}, {MANY:,} seeds", f"{FEW:,} seeds", ratios(many, few), Bound(1.2)))
         told.append(f"{what}: {min(few):.0f} MiB and {min(many):.0f} MiB")
     text = (
@@ -44,7 +44,7 @@ def section() -> str:
     return "\n\n".join(["## Peak memory", text, table(COLUMNS, [row.cells() for row in rows])])
 
 
-def _peaks(code: str, *, seeds: int, n: int) -> list[float]:
+def peaks(code: str, *, seeds: int, n: int) -> list[float]:
     """MiB of n interpreters."""
     command = [sys.executable, "-c", code.format(seeds=seeds) + PEAK]
     return [float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(n)]

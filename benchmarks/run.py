@@ -9,7 +9,8 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import depth, images, imports, memory, sweeps, training
+from benchmarks import depth, images, imports, memory, scope, sweeps, training
+from skipscope.errors import InputError, choose
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PACKAGES = ("skipscope", "numpy", "polars", "scipy", "joblib", "torch", "jax")
@@ -21,6 +22,7 @@ SECTIONS = {
     "depth": depth.section,
     "training": training.section,
     "images": images.section,
+    "scope": scope.section,
 }
 
 
@@ -41,7 +43,12 @@ def main() -> None:
     """Measure the sections that are named, or all, and then write the file."""
     start = time.perf_counter()
     if named := sys.argv[1:]:
-        print(*(SECTIONS[name]() for name in named), sep="\n\n")
+        try:
+            chosen = [SECTIONS[choose("section", name, SECTIONS)] for name in named]
+        except InputError as error:
+            print(error, file=sys.stderr)
+            sys.exit(2)
+        print(*(section() for section in chosen), sep="\n\n")
         return
     written = [section() for section in SECTIONS.values()]
     head = (

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Workers share the cores, and threads that wait for each other there take a hundred times as long as one alone. Read
+# when PyTorch is imported, by the commands that tests run too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from hypothesis import settings

@@ -480,9 +480,14 @@ def test_gains_that_are_written_are_read(gains: list[float | str]):
     assert list(map(repr, found)) == list(map(repr, gains))  # nan is not nan, but reads as one
 
 
-@given(st.lists(st.text(st.characters(exclude_characters=",", exclude_categories=["Z", "C"]), min_size=1), min_size=1))
+NAMES = st.lists(st.text(st.characters(exclude_characters=",", exclude_categories=["Z", "C"]), min_size=1), min_size=1)
+
+
+@given(NAMES)
 def test_names_that_are_written_are_read(listed: list[str]):
-    assert read(options.designs("plain"), f"--design={','.join(listed)}") == listed
+    assert read(options.norms, f"--norm={','.join(listed)}") == listed
+    for option in (options.designs("plain"), options.designs()):
+        assert read(option, *[f"--design={name}" for name in listed]) == listed
 
 
 @given(st.integers(1, 2**62), st.integers(0, 2**62))

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from skipscope import InputError, Readings, charts, paths, shattering, spectra, studies, trends
+from skipscope.charts.spectra import FLOOR
 from skipscope.summary import Summary, summarise
 
 
@@ -76,9 +77,7 @@ def test_lengths_are_drawn_with_the_law_and_the_number_of_paths(highway: Reading
     for row in drawn:
         expected = known[row["cell"], row["length"]]
         assert all(same(row[name], expected[name]) for name in ("q50", "pooled", "count"))
-        held, refused = ("law_held", "law_refused") if expected["refusal"] == "" else ("law_refused", "law_held")
-        assert same(row[held], expected["law"])
-        assert row[refused] is None
+        assert same(row["law"], expected["law"] if expected["refusal"] == "" else None)
 
 
 def test_bands_end_where_they_would_hide_the_lines(highway: Readings):
@@ -95,7 +94,14 @@ def test_bands_end_where_they_would_hide_the_lines(highway: Readings):
 def test_every_panel_says_its_mean_length_once(highway: Readings):
     told = [row["told"] for row in rows_of(charts.path_lengths(highway)) if row["told"]]
     assert len(told) == 6
-    assert all(note.startswith("m = ") and ", law " in note and "total variation" in note for note in told)
+    assert all(note.startswith("m = ") for note in told)
+    assert sum(", law " in note for note in told) == sum(not refusal for refusal in refusals_of(highway))
+    assert sum(note.endswith(", no law") for note in told) == sum(map(bool, refusals_of(highway)))
+
+
+def refusals_of(highway: Readings) -> list[str]:
+    """Why the law is not drawn, of every cell."""
+    return paths.misfit_data(highway).filter(pl.col("estimate") == "typical")["refusal"].to_list()
 
 
 def test_a_norm_has_no_law_to_draw():
@@ -103,7 +109,7 @@ def test_a_norm_has_no_law_to_draw():
         depth=3, width=8, orders=["pre-activation"], gains=[1.0], norms=["layer"], seeds=range(8)
     )
     drawn = rows_of(charts.path_lengths(readings))
-    assert {row["law_held"] for row in drawn} | {row["law_refused"] for row in drawn} == {None}
+    assert {row["law"] for row in drawn} == {None}
     assert any("no law" in (row["told"] or "") for row in drawn)
     assert "dashed" not in str(charts.shares(readings).to_dict()["title"])
 
@@ -129,6 +135,20 @@ def test_a_note_says_which_medians_are_zero(jacobian: Summary):
     told = {row["panel"]: row["told"] for row in rows_of(charts.spectrum(jacobian)) if row["told"] is not None}
     assert "smallest is 0 at all depths" in told["plain"]
     assert "residual, 1/sqrt(L)" not in told
+
+
+def test_a_median_too_small_to_draw_is_noted_and_leaves_the_axis_to_the_others(jacobian: Summary):
+    tiny = 1e-9
+    assert tiny < FLOOR
+    cells = jacobian.readings.cells.filter(design="residual, 1/sqrt(L)")["cell"].to_list()
+    name = pl.col("quantity").str.ends_with("sigma_min") & pl.col("cell").is_in(cells)
+    rows = jacobian.readings.rows.with_columns(value=pl.when(name).then(tiny).otherwise("value"))
+    small = charts.spectrum(summarise(Readings(rows, jacobian.readings.cells, jacobian.readings.sites)))
+    drawn = [row for row in rows_of(small) if row["panel"] == "residual, 1/sqrt(L)"]
+    assert any("smallest, not drawn: 1.0 × 10⁻⁹ at d = " in (row["told"] or "") for row in drawn)
+    assert {row["q50"] for row in drawn if row["name"] == "smallest"} == {None}
+    (low, _) = small.to_dict()["spec"]["layer"][1]["encoding"]["y"]["scale"]["domain"]
+    assert low > tiny
 
 
 def test_designs_come_in_their_order_also_from_a_file(jacobian: Summary):
@@ -259,7 +279,8 @@ def _layers(chart: alt.FacetChart) -> list[dict[str, Any]]:
 
 def test_contradictions_draw_the_shares(sweep: Readings):
     known = {
-        (f"{row['design']} / {row['against']}", row["depth"]): row for row in trends.contradictions(sweep).to_dicts()
+        (f"{row['against']} against {row['design']}", row["depth"]): row
+        for row in trends.contradictions(sweep).to_dicts()
     }
     drawn = rows_of(charts.contradictions(sweep))
     assert len(drawn) == len(known) == 6

@@ -304,12 +304,13 @@ def test_the_section_says_what_the_findings_say():
     assert section.anchor == "lesion"
     assert held(section) == ["right"] * 6
     told = text(section)
-    assert "goes from 0.10 to 0.14 in residual and from 0.10 to 0.86 in twin; guessing has 0.90" in told
+    assert "from 10.0 % to 14.1 % in the residual networks and from 10.0 % to 86.2 % in the twin" in told
+    assert "guessing has 90.0 %" in told
     assert "With shortcuts less of what was learnt is lost than without" in told
     assert "here 2^4 of them" in told
     assert "as in an ensemble" in told
     assert "those that add more are missed more" in told
-    assert "With every block deleted, input and output layer alone, the damage is 0.40 in residual" in told
+    assert "With every block deleted, input and output layer alone, the damage is 0.40 in the residual" in told
     (found,) = [block.findings for block in section.blocks if isinstance(block, Findings)]
     assert [each.rule for each in found] == [each.rule for each in findings(both())]
     assert len([block for block in section.blocks if isinstance(block, Figure)]) == 3

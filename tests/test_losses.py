@@ -24,7 +24,7 @@ def output(rng: np.random.Generator) -> Any:
 
 def test_cross_entropy(output: Any):
     labels = np.array([0, 3, 1, 2, 0])
-    loss: Loss = CrossEntropy()
+    loss = CrossEntropy()
 
     for given in (labels, labels.astype(np.uint8), labels.tolist(), np.stack([labels, labels]), labels[None]):
         logp = ops.log_softmax(output)

@@ -340,8 +340,8 @@ RECOMPUTED: Mapping[str, Callable[[Seen, Site], Recomputed]] = {
     "activation_grad_nonfinite": at_site("activation_grad", lambda g: (~np.isfinite(g)).sum(axis=(1, 2))),
     "branch_ratio": of_two("branch", "shortcut", lambda f, x: ratio(norm(f), norm(x))),
     "branch_cosine": of_two("shortcut", "branch", lambda x, f: ratio(inner(x, f), norm(x) * norm(f))),
-    "shortcut_share": of_two("shortcut_grad", "total_grad", lambda s, g: ratio(inner(s, g), inner(g, g))),
-    "branch_share": of_two("branch_grad", "total_grad", lambda f, g: ratio(inner(f, g), inner(g, g))),
+    "shortcut_share": of_two("shortcut_grad", "branch_grad", lambda s, f: ratio(inner(s, s + f), inner(s + f, s + f))),
+    "branch_share": of_two("shortcut_grad", "branch_grad", lambda s, f: ratio(inner(f, s + f), inner(s + f, s + f))),
     "output_norm": whole(lambda seen: norm(seen.arrays[seen.last, "activation"])),
     "gradient_norm": whole(gradient_norm),
     "weight_grad_first_last": whole(first_last),
@@ -442,7 +442,7 @@ ZERO = array([0, 0], [0, 0])
         ("head", {"weight_grad": ZERO}, [("weight_grad_first_last", "network")]),
         (BLOCK, {"shortcut": ZERO}, [("branch_ratio", BLOCK), ("branch_cosine", BLOCK)]),
         (BLOCK, {"branch": ZERO}, [("branch_cosine", BLOCK)]),
-        (BLOCK, {"total_grad": ZERO}, [("shortcut_share", BLOCK), ("branch_share", BLOCK)]),
+        (BLOCK, {"shortcut_grad": ZERO, "branch_grad": ZERO}, [("shortcut_share", BLOCK), ("branch_share", BLOCK)]),
         ("stem", {"activation": ZERO}, [(f"forward_growth{end}", "network") for end in ("", "_low", "_high")]),
         (BLOCK, {"activation_grad": ZERO}, [(f"backward_growth{end}", "network") for end in ("", "_low", "_high")]),
         # A sample that holds everything leaves nothing to the jackknife when it is left out.
@@ -615,7 +615,7 @@ def test_terms_of_a_junction_that_overflow_are_readings():
     assert values(readings, "branch_ratio", BLOCK) == [math.inf]
     assert math.isnan(values(readings, "branch_cosine", BLOCK)[0])
     assert math.isnan(values(readings, "branch_share", BLOCK)[0])
-    assert values(readings, "shortcut_share", BLOCK) == [pytest.approx(1 / 3)]
+    assert math.isnan(values(readings, "shortcut_share", BLOCK)[0])
 
 
 def test_nan_is_neither_active_nor_dead():

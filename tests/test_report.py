@@ -457,11 +457,10 @@ def test_the_one_draw_and_its_place_are_computed(notebook: Readings) -> None:
     one = many[0]
     assert f"so N is {number(one)}" in told
     seeds = "(plain: seed 0, residual: seed 1)"
-    assert f"In the one draw {seeds} the ratio is {number(plain[0])} in the plain network and" in told
+    assert f"In the one draw the ratio is {number(plain[0])} in the plain network and" in told
+    assert told.count(seeds) == 1  # once is enough
     assert f"{number(residual[1])} in the residual one" in told
     assert "plain: seed 0, residual: seed 1" in report.notebook_section(notebook).answer
-    figures = [block for block in report.notebook_section(notebook).blocks if isinstance(block, report.Figure)]
-    assert seeds in figures[0].caption
     assert f"{number(one, 2)}× better" in told
     assert f"{percent(float(np.mean(many < one)))} of draws have a smaller N than this one" in told
     assert f"{percent(float(np.mean(many < 1) if one > 1 else np.mean(many > 1)))} say the opposite" in told

@@ -121,11 +121,11 @@ def test_claims_turn_with_the_readings(readings: Readings):
 def test_the_answer_names_designs_and_depths(readings: Readings):
     better = with_values(with_values(readings, "test_loss", "plain", 0.9), "test_loss", "residual", 0.3)
     assert (
-        "do it better than the plain ones of their depth: residual at 4 and 6 layers."
+        "a residual stack is better at it than the plain one of its depth: residual at 4 and 6 layers."
         in report.identity_section(better).answer
     )
     lost = report.identity_section(with_values(readings, "test_loss", "residual", math.inf))
-    assert "These do not: residual at 4 and 6 layers." in lost.answer
+    assert "It is not: residual at 4 and 6 layers." in lost.answer
     assert "lost at 4" in claims_of(lost)[EASIER].measured
     figure = next(b for b in lost.blocks if isinstance(b, Figure) and b.name == "Held-out error by depth")
     assert (

@@ -57,10 +57,11 @@ def test_its_findings_are_those_of_trends(sweep: Readings, section: Section):
 
 def test_the_answer_has_the_verdicts_and_the_shares(sweep: Readings, section: Section):
     shares = trends.contradictions(sweep)["contradicts"]
-    assert "explodes in residual and matched" in section.answer
-    assert f"{percent(float(str(shares.min())))} to {percent(float(str(shares.max())))} contradict" in section.answer
+    assert "explodes in the residual and matched networks" in section.answer
+    between = f"{percent(float(str(shares.min())))} to {percent(float(str(shares.max())))}"
+    assert f"Of single draws {between}, depending on the depth, contradict" in section.answer
     calm = growing(sweep, "backward_gain", "residual", 0.3)
-    assert "explodes in matched" in report.sweep_section(calm).answer
+    assert "explodes in the matched networks" in report.sweep_section(calm).answer
 
 
 def test_that_plain_networks_vanish_is_said_where_they_do(sweep: Readings, section: Section):
@@ -75,7 +76,7 @@ def test_that_plain_networks_vanish_is_said_where_they_do(sweep: Readings, secti
 def test_that_shortcuts_pass_all_unchanged_is_said_where_they_do(sweep: Readings, section: Section):
     words = "With shortcuts signal and gradient pass unchanged."
     assert claim_of(section, words).holds == "wrong"
-    assert "explodes in residual and matched" in claim_of(section, words).measured
+    assert "explodes in the residual and matched networks" in claim_of(section, words).measured
     scaled = studies.sweep(
         depths=(4, 20), designs=("residual",), order="pre-activation", branch_gain="1/L", width=24, seeds=range(60)
     )
@@ -96,7 +97,8 @@ def test_the_notebooks_conclusion_is_judged_by_draws(sweep: Readings, section: S
 def test_the_ends_of_every_line_are_told(sweep: Readings, section: Section):
     told = "\n".join(text for block in section.blocks if isinstance(block, report.Prose) for text in block.paragraphs)
     table = charts.scaling_data(summarise(sweep), "backward_gain").filter(pl.col("design") == "residual")
-    assert f"from {number(table['q50'][0])} at depth 4 to {number(table['q50'][-1])} at depth 20 in residual" in told
+    ends = f"from {number(table['q50'][0])} at depth 4 to {number(table['q50'][-1])} at depth 20"
+    assert f"{ends} in the residual networks" in told
 
 
 def test_one_depth_and_one_design_are_reported_without_a_trend():

@@ -31,7 +31,7 @@ DEEPER = "With shortcuts more layers train no worse"
 BETTER = "At equal depth shortcuts make a network train better"
 BLAME = "Vanishing gradients are why deep plain networks train badly"
 EASIER = "The identity is easier to represent with shortcuts"
-ZERO = "because the branch need only be 0"
+ZERO = "The identity is easier because the branch need only be 0"
 LEARNS = "Training makes classes easier to tell apart at the end of the body"
 GROWS = "Deeper layers make classes easier to tell apart than the first layer does"
 IMAGENET = "152 layers can be trained; an ensemble of residual networks makes 3.57 % top-5 errors on ImageNet"
@@ -142,7 +142,7 @@ def test_what_depends_says_on_what(verdicts: Callable[..., dict[str, Finding]]):
 
     assert found.verdict == "holds only if"
     assert found.statement == (
-        "So it is for subject 0; and subject 1, and not for subject 2. subject 0 was found degrades. "
+        "It holds for subject 0; subject 1. It does not for subject 2. subject 0 was found degrades. "
         "subject 2 was found does not degrade."
     )
     assert found.evidence.select("rule", "subject", "verdict").rows() == [
@@ -155,7 +155,19 @@ def test_what_always_holds_names_the_others(verdicts: Callable[..., dict[str, Fi
     several = verdicts("degradation", *[(DEGRADES, PLAIN, "degrades")] * 3)[WORSE]
 
     assert one.statement == "subject 0 was found degrades."
-    assert several.statement == "subject 0 was found degrades. Likewise subject 1; and subject 2."
+    assert several.statement == "subject 0 was found degrades. Likewise subject 1; subject 2."
+
+
+def test_what_cannot_be_told_is_named_beside_what_can(verdicts: Callable[..., dict[str, Finding]]):
+    found = verdicts("degradation", (DEGRADES, PLAIN, "degrades"), (DEGRADES, PLAIN, "cannot tell"))[WORSE]
+    assert found.verdict == "holds"
+    assert found.statement == "subject 0 was found degrades. It cannot be told for subject 1."
+    assert found.evidence["side"].to_list() == ["for", "open"]
+
+
+def test_the_answer_says_where_it_depends(verdicts: Callable[..., dict[str, Finding]]):
+    given = (DEGRADES, RESIDUAL, "does not degrade"), (DEGRADES, RESIDUAL, "degrades")
+    assert "(no worse: subject 0)" in answer([verdicts("degradation", *given)[DEEPER]])
 
 
 def test_plain_and_residual_networks_are_told_apart(verdicts: Callable[..., dict[str, Finding]]):
@@ -368,10 +380,14 @@ def test_the_answer_is_one_paragraph_in_its_own_order():
         said(EASIER="holds"),
         said(FREE="holds"),
     ]
-    sentences = [answer(each) for each in (first, *rest)]
+    # Whatever is found, the scope of it is said last.
+    scope = answer(said(FREE="holds")).partition("All this costs not one parameter. ")[2]
+    sentences = [answer(each).removesuffix(f" {scope}") for each in (first, *rest)]
 
+    assert "small fully connected networks" in scope
     assert len(set(sentences)) == 10
-    assert answer([each for found in reversed([first, *rest]) for each in found]) == " ".join(sentences)
+    whole = answer([each for found in reversed([first, *rest]) for each in found])
+    assert whole == " ".join([*sentences, scope])
     assert sentences[0].startswith("A skip connection gives signal and gradient a second path")
     assert sentences[-1] == "All this costs not one parameter."
 
@@ -408,4 +424,4 @@ def test_without_verdicts_the_answer_says_that_it_cannot_tell():
     unknown = "These readings do not tell what skip connections do: no takeaway could be judged."
     assert answer([]) == unknown
     assert answer(said(VANISHES="cannot tell", WORSE="cannot tell", IMAGENET="quoted")) == unknown
-    assert answer(said(VANISHES="cannot tell", FREE="holds")) == "All this costs not one parameter."
+    assert answer(said(VANISHES="cannot tell", FREE="holds")).startswith("All this costs not one parameter. That is")

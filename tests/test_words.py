@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipscope.words import number, percent
+from skipscope.words import number, percent, tenths
 
 UNICODE = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹−", "-0123456789-")
 
@@ -83,3 +83,8 @@ def test_only_none_is_0_percent_and_only_all_is_100(share: float):
 
 def test_number_of_nothing():
     assert number(None) == "no finite number"
+
+
+def test_a_share_to_a_tenth_of_a_percent():
+    assert [tenths(share) for share in (0.0, -0.0001, 0.0403, 1.0)] == ["0.0 %", "0.0 %", "4.0 %", "100.0 %"]
+    assert tenths(-0.012) == "−1.2 %"

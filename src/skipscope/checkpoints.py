@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipscope import files
-from skipscope.errors import InputError
+from skipscope.errors import InputError, quoted, require_type
 
 __all__ = ["read", "write"]
 
@@ -33,14 +33,27 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], note
         notes: what JSON can hold.
 
     Raises:
-        InputError: the operating system refuses.
+        InputError: something is not as above, or the operating system refuses.
     """
     from safetensors.numpy import save
 
-    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    told = {"notes": notes, "digest": _digest(whole, notes)}
+    require_type("arrays", arrays, Mapping, "arrays by name, such as {'weight': w}")
+    require_type("notes", notes, Mapping, "what JSON can hold, by name")
+    whole = {name: _array(name, array) for name, array in arrays.items()}
+    try:
+        told = json.dumps({"notes": notes, "digest": _digest(whole, notes)}, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"notes must be what JSON can hold: {error}; leave it out, or write it as text.") from None
     # One entry: safetensors writes several in an order that differs from one run to the next.
-    files.write_whole(path, save(whole, {_FORMAT: json.dumps(told, sort_keys=True)}))
+    files.write_whole(path, save(whole, {_FORMAT: told}))
+
+
+def _array(name: object, array: object) -> NDArray[Any]:
+    """Numbers as they are written."""
+    found = np.asarray(array, order="C") if isinstance(array, np.ndarray | np.generic) else None
+    if found is None or found.dtype.kind not in "biuf" or not isinstance(name, str):
+        raise InputError(f"arrays must be NumPy arrays of numbers by name; got {quoted(name)}: {quoted(array)}.")
+    return found
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

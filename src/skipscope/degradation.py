@@ -32,9 +32,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from skipscope.designs import DESIGNS
 from skipscope.diagnosis import FACTOR, Finding, Verdict
-from skipscope.errors import InputError
+from skipscope.errors import InputError, choose
 from skipscope.intervals import mean_interval
-from skipscope.readings import Readings
+from skipscope.readings import Readings, require_readings
 from skipscope.spec import Norm, Spec
 from skipscope.words import number
 
@@ -147,6 +147,7 @@ def _networks(readings: Readings, *, tuning: bool = False) -> list[_Network]:
     Raises:
         InputError: there are none.
     """
+    require_readings(readings)
     cells = readings.cells.filter(pl.col("study") == "degradation")
     if not {"steps", "rate", "tuning"} <= set(cells.columns) or (cells.is_empty() and not tuning):
         raise InputError("these readings are not of study degradation: skipscope.studies.degradation gives them.")
@@ -209,8 +210,7 @@ def curves(readings: Readings, quantity: str) -> pl.DataFrame:
     Raises:
         InputError: there is no such quantity, or the readings are not of this study.
     """
-    if quantity not in (*_OUTCOMES, *_GRADIENTS):
-        raise InputError(f"quantity must be one of {', '.join((*_OUTCOMES, *_GRADIENTS))}; got {quantity!r}.")
+    choose("quantity", quantity, (*_OUTCOMES, *_GRADIENTS))
     rows = []
     networks = _networks(readings)
     for network in networks:

@@ -27,9 +27,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from skipscope.errors import InputError, require_type
+from skipscope.errors import InputError
 from skipscope.intervals import Z95
-from skipscope.readings import Readings
+from skipscope.readings import Readings, require_readings
 from skipscope.spec import Spec
 from skipscope.summary import median_ranks, with_median_interval
 from skipscope.words import number, percent
@@ -178,7 +178,7 @@ def diagnose(readings: Readings) -> list[Finding]:
     Raises:
         InputError: there is nothing in the readings that a rule could judge.
     """
-    require_type("readings", readings, Readings, "skipscope.probe and the studies give them")
+    require_readings(readings)
     cells = [_Cell(readings, cell) for cell in readings.cells["cell"]]
     findings = [finding for cell in cells for rule in RULES for finding in rule.ask(cell)]
     if not findings:
@@ -446,6 +446,7 @@ def first_nonfinite(readings: Readings) -> pl.DataFrame:
     Returns:
         Columns cell, seed, pass (`forward` or `backward`), site; no rows where everything is finite.
     """
+    require_readings(readings)
     backward = pl.col("quantity") == "activation_grad_nonfinite"
     bad = readings.rows.filter((pl.col("value") > 0) & pl.col("quantity").str.ends_with("_nonfinite"))
     placed = bad.join(readings.sites.select("cell", "site", "order"), on=["cell", "site"]).with_columns(

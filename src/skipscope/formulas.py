@@ -131,13 +131,21 @@ def cosine(view: View) -> Values:
     return _masked(np.clip(cosine, -1.0, 1.0), norms == 0)  # what is beyond is rounding
 
 
-def share(part: str) -> Callable[[View], Values]:
-    """<part, total> / |total|^2: the shares of both parts sum to one, and either may be negative or above one."""
+def share(part: Literal["shortcut_grad", "branch_grad"]) -> Callable[[View], Values]:
+    """<part, total> / |total|^2: the shares of both parts sum to one, and either may be negative or above one.
+
+    By <a, a + b> = |a|^2 + <a, b> and |a + b|^2 = |a|^2 + |b|^2 + 2 <a, b>, so that nobody need add the parts up.
+    """
+    other = "branch_grad" if part == "shortcut_grad" else "shortcut_grad"
 
     def formula(view: View) -> Values:
-        total, product = view["total_grad"], view.dots[part, "total_grad"]
-        share = product.value / total.sumsq * (product.scale_x / total.scale) * (product.scale_y / total.scale)
-        return _masked(share, total.sumsq == 0)
+        a, b, product = view[part], view[other], view.dots["shortcut_grad", "branch_grad"]
+        unit = np.maximum(a.scale, b.scale)
+        crossed = product.value * (product.scale_x / unit) * (product.scale_y / unit)
+        mine, theirs = a.sumsq * (a.scale / unit) ** 2, b.sumsq * (b.scale / unit) ** 2
+        total = mine + theirs + 2 * crossed
+        # Parts that cancel leave rounding, of which there is no share.
+        return _masked((mine + crossed) / total, total <= 4 * np.finfo(np.float64).eps * (mine + theirs))
 
     return formula
 

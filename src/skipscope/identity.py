@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from skipscope import draws
 from skipscope.diagnosis import Finding, Verdict
-from skipscope.errors import InputError
-from skipscope.readings import Readings
+from skipscope.errors import InputError, require_int
+from skipscope.readings import Readings, require_readings
 from skipscope.spec import Spec
 from skipscope.summary import median_ranks
 from skipscope.words import number, percent
@@ -159,13 +159,14 @@ def unit_data(readings: Readings, *, seed: int | None = None) -> pl.DataFrame:
     Raises:
         InputError: the readings hold no units, or not that seed.
     """
+    require_readings(readings)
     cells = _cells(readings, "block").select("cell", "scale")
     names = {"unit_input": "input", "unit_branch": "branch", "unit_output": "output"}
     rows = readings.rows.filter(pl.col("quantity").is_in(list(names))).join(cells, on="cell")
     if rows.is_empty():
         raise InputError("these readings hold no units of a block: measure with studies.identity(scales=...).")
     known = sorted(rows["seed"].unique().to_list())
-    chosen = known[0] if seed is None else seed
+    chosen = known[0] if seed is None else require_int("seed", seed, least=0)
     if chosen not in known:
         raise InputError(f"seed {seed} is not in these readings, which hold {known[0]} to {known[-1]}.")
     unit = pl.col("site").str.split(".").list.last().cast(pl.Int64)
@@ -251,7 +252,7 @@ def paired_data(readings: Readings) -> pl.DataFrame:
             continue
         other = plain[row["depth"]]
         mine, its = _paired(held_out[row["cell"]], held_out[other["cell"]])
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             ratios = mine / its
         found = _middle(ratios)
         rows.append(
@@ -327,6 +328,7 @@ def branch_data(readings: Readings) -> pl.DataFrame:
 
 
 def _cells(readings: Readings, part: str) -> pl.DataFrame:
+    require_readings(readings)
     known = "part" in readings.cells.columns
     cells = readings.cells.filter(pl.col("study") == "identity", pl.col("part") == part) if known else None
     if cells is None or cells.is_empty():
@@ -435,6 +437,7 @@ def findings(readings: Readings) -> list[Finding]:
     Raises:
         InputError: the readings hold nothing of this study, or stacks of several widths or steps.
     """
+    require_readings(readings)
     cells = readings.cells
     parts = set(cells.filter(pl.col("study") == "identity")["part"]) if "part" in cells.columns else set()
     if not parts & {"block", "stack"}:
@@ -508,13 +511,13 @@ def _better(table: pl.DataFrame, steps: int) -> Iterator[Finding]:
             )
         elif math.isinf(row["ratio"]):
             said = (
-                f"Of {row['pairs']} pairs of one seed {subject} is lost in most where the plain stack is not; its "
-                f"error is smaller in {row['better']}."
+                f"Of {row['pairs']} seeds {subject} is lost in most where the plain stack is not; its error is smaller "
+                f"in {row['better']}."
             )
         else:
             said = (
                 f"After {steps:,} steps the held-out error of {subject} is {_told(row, 'ratio', ' times')} that of the "
-                f"plain stack in the median of {row['pairs']} pairs of one seed; it is smaller in {row['better']}."
+                f"plain stack in the median of {row['pairs']} seeds; it is smaller in {row['better']} of them."
             )
         said += _lost(row["lost"], "residual") + _lost(row["plain_lost"], "plain")
         yield _finding(rule, row["cell"], subject, _within(row, 1 - MARGIN), said, table.filter(cell=row["cell"]))
@@ -532,7 +535,7 @@ def _deeper(table: pl.DataFrame) -> Iterator[Finding]:
             said = (
                 f"{way} the held-out error of {subject} goes from {number(row['q50_shallow'], 2)} to "
                 f"{number(row['q50_deep'], 2)}: a difference of {_told(row, 'difference')} in the median of "
-                f"{row['pairs']} pairs of one seed."
+                f"{row['pairs']} seeds."
             )
         said += _lost(row["lost"], "deep")
         verdict = _within(row, MARGIN)

@@ -24,12 +24,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from skipscope.absences import is_model
 from skipscope.diagnosis import Finding, Verdict
 from skipscope.errors import InputError
 from skipscope.intervals import student
-from skipscope.readings import Readings
+from skipscope.readings import Readings, require_readings
 from skipscope.spec import Spec
-from skipscope.words import number
+from skipscope.words import number, tenths
 
 __all__ = [
     "DESTROYED",
@@ -76,7 +77,8 @@ def damages(readings: Readings) -> pl.DataFrame:
     _require(readings)
     cells = _kinds(readings)
     asked = pl.col("quantity").is_in(("test_error", "guess_error", "kendall_tau"))
-    rows = readings.rows.filter(asked).join(cells, on="cell").join(_places(readings), on=["cell", "site"])
+    told = readings.rows.filter(asked, pl.col("value").is_finite())
+    rows = told.join(cells, on="cell").join(_places(readings), on=["cell", "site"])
     wide = rows.pivot("quantity", index=["kind", "seed", "done", "k", "draw", "block"], values="value")
     for name in ("guess_error", "kendall_tau"):
         if name not in wide.columns:
@@ -96,11 +98,16 @@ def damages(readings: Readings) -> pl.DataFrame:
 
 
 def _require(readings: Readings) -> None:
+    require_readings(readings)
+    if is_model(readings):
+        raise InputError("these are lesions of a model of one's own: skipscope.absences says what they show.")
     if "done" not in readings.cells.columns or readings.cells.filter(done="nothing").is_empty():
         raise InputError(
             "these readings hold no trained network with nothing done to it, which its lesions are held against: "
             "measure it with `lesion`, at a smaller rate if its training failed."
         )
+    if readings.where(pl.col("quantity") == "test_error", pl.col("value").is_finite()).rows.is_empty():
+        raise InputError("these readings hold no test_error that is a number: measure with `lesion`.")
 
 
 def _kinds(readings: Readings) -> pl.DataFrame:
@@ -399,8 +406,8 @@ def _of_one(kind: _Kind, rule: str, limit: float, *, below: bool) -> Finding:
     worst = by_block.sort("damage").row(-1, named=True)
     least = by_block.sort("damage").row(0, named=True)
     said = (
-        f"Deleting one block of {kind.subject} raises the test error from {number(_intact(kind), 2)} to "
-        f"{number(float(by_block['error'].to_numpy().mean()), 2)}, the mean over blocks: a damage of "
+        f"Deleting one block of {kind.subject} raises the test error from {tenths(_intact(kind))} to "
+        f"{tenths(float(by_block['error'].to_numpy().mean()))}, the mean over blocks: a damage of "
         f"{_with_interval(values)} over {len(values)} networks; the least {number(least['damage'], 2)} (block "
         f"{least['block']}), the most {number(worst['damage'], 2)} (block {worst['block']})."
     )
@@ -449,7 +456,7 @@ def _softened(kind: _Kind, other: _Kind) -> Finding:
     low, high = _bounds(difference)
     said = (
         f"Deleting one block does {_with_interval(difference)} more damage to the {other.cell['design']} design than "
-        f"to {kind.subject}, trained on the same mini-batches: the mean over {len(seeds)} pairs of one seed."
+        f"to {kind.subject}, trained on the same mini-batches: the mean over {len(seeds)} seeds."
     )
     return kind.finding(rule, _side(low, high, 0.0, below=False), said, pairs)
 

@@ -76,7 +76,8 @@ def probe(
         cotangent: the output gradient of a probe without a loss: `"gaussian"` or, as in the notebook, `"ones"`.
         seed: draws the Gaussian samples and cotangent in place of the networks' own seeds: then all see the same.
         quantities: what to measure, e.g. `QUANTITIES | {"mine": Quantity(...)}`.
-        sites: shell patterns of the sites to report, e.g. `"stage1.block*"`; None is all.
+        sites: shell patterns of the sites to report, e.g. `"stage1.block*"`; None is all, and of a module its blocks,
+            both ends and all parameters (`"*"` is every part of it).
         factors: columns for the table of cells, e.g. `{"design": "plain"}`.
 
     Returns:
@@ -263,10 +264,15 @@ class Plan:
     """
 
     def __init__(
-        self, sites: Sequence[Site], *, quantities: Mapping[str, Quantity], patterns: str | Iterable[str] | None
+        self,
+        sites: Sequence[Site],
+        *,
+        quantities: Mapping[str, Quantity],
+        patterns: str | Iterable[str] | None,
+        chosen: Sequence[Site] | None = None,
     ) -> None:
         self.sites = sites
-        self.chosen = _chosen(sites, patterns)
+        self.chosen = _chosen(sites, patterns) if chosen is None else chosen
         self.quantities = quantities
         self.last = [site for site in sites if site.kind != "network"][-1]
         self.fields: dict[str, dict[str, set[Field]]] = {site.site: {} for site in sites}

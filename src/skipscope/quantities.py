@@ -275,9 +275,9 @@ QUANTITIES: dict[str, Quantity] = {
     ),
     "shortcut_share": Quantity(
         formula=formulas.share("shortcut_grad"),
-        needs={"shortcut_grad": (), "total_grad": ()},
+        needs={"shortcut_grad": (), "branch_grad": ()},
         where=_junction,
-        pairs=(("shortcut_grad", "total_grad"),),
+        pairs=(("shortcut_grad", "branch_grad"),),
         symbol="<g_s, g>/|g|^2",
         unit="share",
         about="Share of the gradient by the block's input that came through the shortcut; both shares sum to one.",
@@ -286,9 +286,9 @@ QUANTITIES: dict[str, Quantity] = {
     ),
     "branch_share": Quantity(
         formula=formulas.share("branch_grad"),
-        needs={"branch_grad": (), "total_grad": ()},
+        needs={"shortcut_grad": (), "branch_grad": ()},
         where=_junction,
-        pairs=(("branch_grad", "total_grad"),),
+        pairs=(("shortcut_grad", "branch_grad"),),
         symbol="<g_b, g>/|g|^2",
         unit="share",
         about="Share of the gradient by the block's input that came through the branch; both shares sum to one.",

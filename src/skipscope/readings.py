@@ -29,14 +29,24 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from skipscope import packed, sealed
-from skipscope.errors import InputError, as_list, choose, quoted
+from skipscope.errors import InputError, as_list, choose, quoted, require_type
 from skipscope.files import as_path, check_writable, read_whole
 from skipscope.packed import KEY, ROWS
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["CELLS", "KEY", "ROWS", "SCHEMA_VERSION", "SITES", "STATUSES", "Readings"]
+__all__ = [
+    "CELLS",
+    "KEY",
+    "ROWS",
+    "SCHEMA_VERSION",
+    "SITES",
+    "STATUSES",
+    "Readings",
+    "require_factors",
+    "require_readings",
+]
 
 Schema = dict[str, type[pl.DataType]]
 
@@ -456,6 +466,32 @@ def _checked_meta(meta: object) -> dict[str, str]:
         if not isinstance(name, str) or not isinstance(value, str):
             raise InputError(f"meta must map text to text; got {name!r}: {quoted(value)}. Use str().")
     return {name: meta[name] for name in sorted(meta)}
+
+
+# ------------------------------------------------------------------------------------------------- what a reader asks
+
+
+def require_readings(readings: object) -> None:
+    """Refuse what are no readings.
+
+    Raises:
+        InputError: they are not.
+    """
+    require_type("readings", readings, Readings, "skipscope.probe and the studies give them")
+
+
+def require_factors(readings: Readings, study: str, *factors: str) -> None:
+    """Refuse readings whose cells lack factors that a study gives them.
+
+    Raises:
+        InputError: one of them is not there.
+    """
+    for factor in factors:
+        if factor not in readings.cells.columns:
+            raise InputError(
+                f"these readings have no factor {factor!r}, which study {study} gives: skipscope.studies.{study} "
+                "measures some."
+            )
 
 
 # ------------------------------------------------------------------------------------------------------------ unions

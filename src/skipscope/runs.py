@@ -63,6 +63,10 @@ class Run:
         """The file of a part."""
         return self.folder / f"part-{part:06d}.parquet"
 
+    def count(self) -> int:
+        """How many parts are there, whole or not."""
+        return sum(self.path(part).is_file() for part in range(self.parts))
+
     def load(self, part: int) -> Readings | None:
         """The readings of a part; None where it is missing, damaged, or not the part of this plan."""
         if not self.path(part).is_file():
@@ -103,7 +107,8 @@ def opened(folder: str | os.PathLike[str], plan: Mapping[str, Any], *, parts: in
 
     Raises:
         InputError: the folder holds something else, or a run of another plan (the message says what differs), or
-            another process measures in it, or the operating system refuses.
+            another process measures in it, or the operating system refuses. Work that is refused before its first
+            part is there leaves no plan, so that the folder can be used when its input is mended.
     """
     place = as_path(folder)
     written = _text({"format": _FORMAT, "versions": _versions(), **plan, "parts": parts})
@@ -112,11 +117,18 @@ def opened(folder: str | os.PathLike[str], plan: Mapping[str, Any], *, parts: in
     with _locked(place) as alone:
         if alone:
             _sweep_up(place)
-        if (place / _PLAN).exists():
-            _require_same(place, json.loads(written))
-        else:
+        new = not (place / _PLAN).exists()
+        if new:
             write_whole(place / _PLAN, written.encode())
-        yield Run(place, parts, hashlib.blake2b(written.encode(), digest_size=8).hexdigest())
+        else:
+            _require_same(place, json.loads(written))
+        run = Run(place, parts, hashlib.blake2b(written.encode(), digest_size=8).hexdigest())
+        try:
+            yield run
+        except InputError:
+            if new and not run.count():
+                _leave(place)
+            raise
 
 
 def scan(folder: str | os.PathLike[str]) -> pl.LazyFrame:
@@ -171,6 +183,15 @@ def _sweep_up(place: Path) -> None:
         if _unfinished(path):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _leave(place: Path) -> None:
+    """Take away a run in which nothing was measured, and its folder unless there is something else in it."""
+    for name in (_PLAN, _LOCK):
+        with contextlib.suppress(OSError):
+            (place / name).unlink()
+    with contextlib.suppress(OSError):
+        place.rmdir()
 
 
 @contextmanager

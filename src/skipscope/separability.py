@@ -20,9 +20,9 @@ from typing import Any
 import polars as pl
 
 from skipscope.diagnosis import Finding, Verdict
-from skipscope.errors import InputError
+from skipscope.errors import InputError, quoted, require_type
 from skipscope.intervals import student_half
-from skipscope.readings import Readings
+from skipscope.readings import Readings, require_readings
 from skipscope.spec import Gains, Spec
 from skipscope.words import percent
 
@@ -85,6 +85,7 @@ def settings_of(readings: Readings) -> dict[str, str]:
 
     A setting is named by its data set and its depth, and by whatever else it takes to tell it from the others.
     """
+    require_readings(readings)
     keys = {row["cell"]: _key(row) for row in readings.cells.iter_rows(named=True)}
     different = [json.loads(key) for key in dict.fromkeys(keys.values())]
     varying = [name for name in (different[0] if different else ()) if len({row[name] for row in different}) > 1]
@@ -112,10 +113,15 @@ def _rows(readings: Readings, quantity: str) -> pl.DataFrame:
     Raises:
         InputError: there are none.
     """
+    require_readings(readings)
     own = readings.cells.filter(pl.col("study") == "representation")["cell"]
-    rows = readings.rows_of(*own).filter(pl.col("quantity") == quantity)
-    if "state" not in readings.cells.columns or rows.is_empty():
-        raise InputError(f"these readings hold no {quantity}: measure it with study `representation`.")
+    known = readings.rows_of(*own)
+    require_type("quantity", quantity, str, "the name of one, such as 'linear_accuracy'")
+    rows = known.filter(pl.col("quantity") == quantity)
+    if not {"state", "chance"} <= set(readings.cells.columns) or rows.is_empty():
+        raise InputError(
+            f"quantity {quoted(quantity)}: these readings hold none of it: measure it with study `representation`."
+        )
     named = settings_of(readings)
     cells = readings.cells.select(
         *("cell", "data", "design", "state", "chance"),
@@ -274,6 +280,7 @@ def findings(readings: Readings) -> list[Finding]:
     Raises:
         InputError: the readings hold no accuracy of linear classifiers.
     """
+    require_readings(readings)
     rows = _rows(readings, "linear_accuracy").filter(pl.col("value").is_finite())
     found: list[Finding] = []
     for (setting,), part in rows.group_by("setting", maintain_order=True):

@@ -26,10 +26,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from skipscope import draws
 from skipscope.diagnosis import SEEDS, Finding, Verdict
-from skipscope.errors import InputError, quoted, require_int
+from skipscope.errors import InputError, quoted, require_int, require_type
 from skipscope.intervals import Z95, student
 from skipscope.protocol import sites_of
-from skipscope.readings import Readings
+from skipscope.readings import Readings, require_factors, require_readings
 from skipscope.spec import Spec, Stage
 from skipscope.summary import z_limit
 from skipscope.words import number
@@ -141,11 +141,15 @@ def correlation_data(readings: Readings, *, site: str = "input") -> pl.DataFrame
     Raises:
         InputError: the readings hold none of this study at the site.
     """
-    here = readings.rows.filter(pl.col("site") == site, pl.col("quantity").is_in(_MEASURED))
+    require_readings(readings)
+    rows = readings.rows.filter(pl.col("quantity").is_in(_MEASURED))
+    require_type("site", site, str, "the name of one, such as 'input'")
+    here = rows.filter(pl.col("site") == site)
     if here.filter(pl.col("quantity") == "gradient_cosine").is_empty():
         raise InputError(
             f"site {quoted(site)} has no gradient_cosine in these readings: measure it with `correlation`."
         )
+    require_factors(readings, "correlation", "inputs")
     named, finite = pl.col("quantity"), pl.col("value").is_finite()
     cosine = pl.col("value").filter(named == "gradient_cosine", finite)
     inner, square = (pl.col("value").filter(named == f"gradient_{name}") for name in ("inner", "square"))
@@ -250,6 +254,7 @@ def findings(readings: Readings, *, site: str = "input") -> list[Finding]:
     Raises:
         InputError: the readings hold none of this study at the site.
     """
+    require_readings(readings)
     lines = list(_by_line(readings, site))
     plain = [line for line in lines if _halves(line)]
     looks = sum(line.rows["z"].count() for line in lines) + sum(line.rows["z_halving"].count() for line in plain)

@@ -14,10 +14,10 @@ import polars as pl
 
 from skipscope.diagnosis import FACTOR, SEEDS, Finding, Verdict
 from skipscope.draws import weight_variance
-from skipscope.errors import InputError, quoted
-from skipscope.readings import Readings
+from skipscope.errors import InputError, quoted, require_type
+from skipscope.readings import Readings, require_factors, require_readings
 from skipscope.spec import Block, Layer, Spec
-from skipscope.summary import CARRYING, QUANTILES, Summary, summarise, with_median_interval, z_limit
+from skipscope.summary import CARRYING, QUANTILES, Summary, require_summary, summarise, with_median_interval, z_limit
 from skipscope.words import number, percent
 
 __all__ = ["NEAR", "expected_mean_square", "findings", "law_data", "spectrum_data"]
@@ -81,11 +81,13 @@ def spectrum_data(summary: Summary) -> pl.DataFrame:
     Raises:
         InputError: the summary holds no readings of this study.
     """
+    require_summary(summary)
     curves = {f"jacobian_{name}": name for name in ("sigma_max", "sigma_median", "sigma_min")}
     curves["jacobian_mean_square"] = "rms"
     rows = summary.table.filter(pl.col("quantity").is_in(list(curves)))
     if rows.is_empty():
         raise InputError("this summary holds no quantity of the study jacobian: measure with `jacobian`.")
+    require_factors(summary.readings, "jacobian", "part")
     numbers = [*QUANTILES, "median_low", "median_high"]
     root = pl.col("quantity") == "jacobian_mean_square"
     laws = [_law(cell) for cell in summary.readings.cells.iter_rows(named=True)]
@@ -113,6 +115,8 @@ def law_data(readings: Readings) -> pl.DataFrame:
         `error`, `carrying`, how many seeds carry it, (sum v)^2 / sum v^2; the `law`; and `z` = (mean - law) / error,
         null where fewer than `skipscope.summary.CARRYING` seeds carry the mean or all are alike.
     """
+    require_readings(readings)
+    require_factors(readings, "jacobian", "part")
     laws = [_law(cell) for cell in readings.cells.iter_rows(named=True)]
     cells = readings.cells.with_columns(law=pl.Series(laws, dtype=pl.Float64)).filter(pl.col("law").is_not_null())
     value = pl.col("value")
@@ -213,9 +217,11 @@ def findings(readings: Readings, *, part: Part | None = None) -> list[Finding]:
     Raises:
         InputError: the readings hold none of this study, or none of that part.
     """
+    require_readings(readings)
     summary = summarise(readings)
     known = set(spectrum_data(summary)["part"])
-    asked = part or ("body" if "body" in known else "network")
+    asked = ("body" if "body" in known else "network") if part is None else part
+    require_type("part", asked, str, "body or network")
     if asked not in known:
         raise InputError(f"part {quoted(asked)} was not measured; measure it with studies.jacobian(parts=...).")
     laws = law_data(readings).filter(pl.col("part") == asked)

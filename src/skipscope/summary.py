@@ -21,7 +21,7 @@ import polars as pl
 from skipscope import theory
 from skipscope.draws import CotangentKind
 from skipscope.errors import InputError, quoted, require_int, require_type
-from skipscope.readings import Readings
+from skipscope.readings import Readings, require_readings
 from skipscope.spec import Spec
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "QUANTILES",
     "Summary",
     "median_ranks",
+    "require_summary",
     "summarise",
     "with_median_interval",
     "z_limit",
@@ -80,6 +81,7 @@ class Summary:
         Raises:
             InputError: the readings hold no such quantity.
         """
+        require_type("quantity", quantity, str, "the name of one, such as 'forward_gain'")
         rows = self.table.filter(pl.col("quantity") == quantity)
         if rows.is_empty():
             known = ", ".join(sorted(self.table["quantity"].unique()))
@@ -87,9 +89,18 @@ class Summary:
         return rows.sort("cell", "step", "site_order", "call")
 
 
+def require_summary(summary: object) -> None:
+    """Refuse what is no summary.
+
+    Raises:
+        InputError: it is not.
+    """
+    require_type("summary", summary, Summary, "summarise(readings) gives one")
+
+
 def summarise(readings: Readings) -> Summary:
     """Quantiles over seeds of every quantity at every site, with the law's prediction where one holds."""
-    require_type("readings", readings, Readings, "skipscope.probe and the studies give them")
+    require_readings(readings)
     laws, predicted = _laws(readings)
     table = (
         pl.concat([_statistics(rows) for rows in readings.by_kind()])

@@ -17,11 +17,11 @@ import polars as pl
 from skipscope import degradation, diagnosis, identity, separability, trends
 from skipscope.diagnosis import Finding, Verdict
 from skipscope.errors import InputError
-from skipscope.readings import Readings
+from skipscope.readings import Readings, require_readings
 from skipscope.spec import Spec
 from skipscope.words import number
 
-__all__ = ["answer", "takeaways"]
+__all__ = ["answer", "study_of", "takeaways"]
 
 EXACT = 1e-9
 """How far the shares of shortcut and branch may sum from 1: rounding."""
@@ -106,6 +106,7 @@ def takeaways(readings: Readings) -> list[Finding]:
     Raises:
         InputError: there are no readings.
     """
+    require_readings(readings)
     if not len(readings):
         raise InputError("there is nothing to judge the takeaways by: these readings are empty.")
     evidence = _Evidence(readings)
@@ -132,12 +133,26 @@ def _judged(takeaway: _Takeaway, evidence: _Evidence) -> Finding:
 
 def answer(found: Iterable[Finding]) -> str:
     """What skip connections do, in one paragraph, from the verdicts on the takeaways."""
-    verdicts: dict[str, str] = {finding.rule: finding.verdict for finding in found}
-    said = (sentences.get(verdicts.get(claim, "")) for claim, sentences in _SAID.items())
-    sentences = [sentence for sentence in said if sentence]
-    if not sentences:
+    by_claim = {finding.rule: finding for finding in found}
+    said = [
+        sentence.replace("{where}", _where(by_claim[claim]))
+        for claim, sentences in _SAID.items()
+        if claim in by_claim and (sentence := sentences.get(by_claim[claim].verdict))
+    ]
+    if not said:
         return "These readings do not tell what skip connections do: no takeaway could be judged."
-    return " ".join(sentences)
+    return " ".join([*said, _SCOPE])
+
+
+def _where(finding: Finding) -> str:
+    """The subjects that bear a takeaway out."""
+    rows = finding.evidence.filter(side="for") if "side" in finding.evidence.columns else finding.evidence.clear()
+    return "; ".join(dict.fromkeys(rows["subject"])) if rows.height else "some of them"
+
+
+def study_of(claim: str) -> str:
+    """The study that a takeaway rests on; "" where there is none."""
+    return next((takeaway.study for takeaway in _TAKEAWAYS if takeaway.claim == claim), "")
 
 
 # ---------------------------------------------------------------------------------------------------- how to judge
@@ -155,24 +170,27 @@ def _combined(found: Sequence[Finding], *, yes: Collection[str], no: Collection[
     if not found:
         return _unknown("No finding in these readings is about it.")
     bear, deny = ([finding for finding in found if finding.verdict in words] for words in (yes, no))
+    open_ = [finding for finding in found if finding not in bear and finding not in deny]
+    sides = (("for", bear), ("against", deny), ("open", open_))
     rows = pl.DataFrame(
-        [(finding.rule, finding.subject, finding.verdict, finding.statement) for finding in found],
-        schema=["rule", "subject", "verdict", "statement"],
+        [(each.rule, each.subject, each.verdict, side, each.statement) for side, group in sides for each in group],
+        schema=["rule", "subject", "verdict", "side", "statement"],
         orient="row",
     )
     if not bear and not deny:
         return "cannot tell", " ".join(finding.statement for finding in found[:2]), rows
+    more = f" It cannot be told for {_subjects(open_)}." if open_ else ""
     if bear and deny:
-        said = f"So it is for {_subjects(bear)}, and not for {_subjects(deny)}."
-        return "holds only if", f"{said} {bear[0].statement} {deny[0].statement}", rows
+        said = f"It holds for {_subjects(bear)}. It does not for {_subjects(deny)}."
+        return "holds only if", f"{said} {bear[0].statement} {deny[0].statement}{more}", rows
     decided = bear or deny
-    more = f" Likewise {_subjects(decided[1:])}." if len(decided) > 1 else ""
-    return "holds" if bear else "does not hold", f"{decided[0].statement}{more}", rows
+    likewise = f" Likewise {_subjects(decided[1:])}." if len(decided) > 1 else ""
+    return "holds" if bear else "does not hold", f"{decided[0].statement}{likewise}{more}", rows
 
 
 def _subjects(found: Sequence[Finding]) -> str:
-    names = list(dict.fromkeys(finding.subject for finding in found))
-    return names[0] if len(names) == 1 else f"{'; '.join(names[:-1])}; and {names[-1]}"
+    """In a sentence; subjects hold commas themselves."""
+    return "; ".join(dict.fromkeys(finding.subject for finding in found))
 
 
 def _better(evidence: _Evidence) -> Judged:
@@ -182,7 +200,13 @@ def _better(evidence: _Evidence) -> Judged:
 
 def _vanishing(evidence: _Evidence) -> Judged:
     plain = [finding for finding in evidence.found("flow", "gradient") if evidence.plain(finding)]
-    return _combined(plain, yes={"vanishing"}, no={"healthy", "spread out", "exploding"})
+    verdict, said, rows = _combined(plain, yes={"vanishing"}, no={"healthy", "spread out", "exploding"})
+    if any(finding.verdict == "spread out" for finding in plain):
+        said += (
+            " Draws spread out: the typical one is smaller than the mean, which a few large ones hold up, so that it "
+            "shrinks slowly where the mean does not."
+        )
+    return verdict, said, rows
 
 
 def _preserved(evidence: _Evidence) -> Judged:
@@ -304,7 +328,7 @@ _DEEPER = "With shortcuts more layers train no worse"
 _BETTER = "At equal depth shortcuts make a network train better"
 _BLAME = "Vanishing gradients are why deep plain networks train badly"
 _EASIER = "The identity is easier to represent with shortcuts"
-_ZERO = "because the branch need only be 0"
+_ZERO = "The identity is easier because the branch need only be 0"
 _LEARNS = "Training makes classes easier to tell apart at the end of the body"
 _GROWS = "Deeper layers make classes easier to tell apart than the first layer does"
 
@@ -342,6 +366,11 @@ _TAKEAWAYS = (
     ),
 )
 
+_SCOPE = (
+    "That is what small fully connected networks show, on small data and after a fixed number of steps; what takes "
+    "ImageNet is quoted from the paper."
+)
+
 _SAID: dict[str, dict[str, str]] = {
     _PLUS: {
         "holds": "A skip connection gives signal and gradient a second path around a block, and what comes back "
@@ -371,9 +400,10 @@ _SAID: dict[str, dict[str, str]] = {
         "setting.",
     },
     _DEEPER: {
-        "holds": "With shortcuts deeper networks train no worse.",
+        "holds": "With shortcuts deeper networks train no worse, within a small margin.",
         "does not hold": "With shortcuts they train worse with depth, too.",
-        "holds only if": "With shortcuts deeper networks train no worse in some of the settings, not in all.",
+        "holds only if": "With shortcuts deeper networks train no worse in some settings and worse in others (no "
+        "worse: {where}).",
     },
     _BETTER: {
         "holds": "At equal depth the network with shortcuts trains better.",
@@ -381,7 +411,8 @@ _SAID: dict[str, dict[str, str]] = {
         "does not hold": "At equal depth the network with shortcuts trains no better.",
     },
     _BLAME: {
-        "does not hold": "Vanishing gradients do not explain it: where networks degrade, their gradient is there.",
+        "does not hold": "Vanishing gradients do not explain it: where plain networks degrade, their gradient has not "
+        "vanished.",
         "holds": "Where networks degrade, their gradient had vanished.",
         "holds only if": "Vanishing gradients explain it in some of the settings only.",
     },

@@ -29,7 +29,7 @@ from skipscope.data import Dataset, Images, Samples
 from skipscope.engines.numpy_engine import NumpyNetwork
 from skipscope.engines.room import Room
 from skipscope.engines.spread import threads
-from skipscope.errors import InputError, choose, require_int, require_number, require_type
+from skipscope.errors import InputError, as_list, choose, require_int, require_number, require_type
 from skipscope.losses import CrossEntropy, MeanSquaredError
 from skipscope.probe import Measured, Plan, Recording, one_thread, uncollected
 from skipscope.protocol import Loss, Observer, ignore
@@ -181,6 +181,12 @@ def train(
         InputError: network, data and recipe do not fit each other, or the checkpoint is of something else.
     """
     require_type("recipe", recipe, Recipe, "Recipe(steps=500) is one")
+    for name, given, hint in (
+        ("quantities", quantities, "skipscope.QUANTITIES is one, of names to Quantity"),
+        ("factors", factors, "columns for the table of cells, such as {'design': 'plain'}"),
+    ):
+        if given is not None:
+            require_type(name, given, Mapping, hint)
     between = require_int("every", every, least=0)
     hands = require_int("jobs", jobs, least=1)
     run = _Run(network, data, recipe, _steps(record, recipe.steps), _chosen(quantities), sites, factors or {}, hands)
@@ -202,11 +208,21 @@ def train(
 
 
 def loss_of(data: Dataset | Images) -> Loss:
-    """The loss by which a data set is learned."""
+    """The loss by which a data set is learned.
+
+    Raises:
+        InputError: it is no data set.
+    """
+    _require_data(data)
     return MeanSquaredError() if data.classes is None else CrossEntropy()
 
 
-def evaluate(network: NumpyNetwork, samples: Samples | Iterable[Samples], loss: Loss) -> tuple[Array, Array | None]:
+def _require_data(data: object) -> None:
+    if not isinstance(data, Images):
+        require_type("data", data, Dataset, "skipscope.data.load('digits', seed=0) is one")
+
+
+def evaluate(network: NumpyNetwork, samples: Samples | Iterator[Samples], loss: Loss) -> tuple[Array, Array | None]:
     """The loss of every network over all samples, and the share of samples it gets wrong, both of shape (s,).
 
     In inference (see `NumpyNetwork.inference`), a piece at a time. In a regression the second is None.
@@ -215,7 +231,13 @@ def evaluate(network: NumpyNetwork, samples: Samples | Iterable[Samples], loss: 
         network: the networks.
         samples: what they are shown, at once or in pieces, as `Dataset.pieces` and `Images.pieces` give them.
         loss: of all their outputs, and a batch whose targets are those of all pieces.
+
+    Raises:
+        InputError: it is no network of this engine, or these are no samples, or not of its size.
     """
+    require_type("network", network, NumpyNetwork, "skipscope.build(spec, seed=0) makes one")
+    if not isinstance(samples, Iterator):
+        require_type("samples", samples, Samples, "the train or the test part of a data set is one")
     targets, outputs = [], []
     with network.inference(), Room().used(), np.errstate(all="ignore"):
         for piece in _pieces(samples) if isinstance(samples, Samples) else samples:
@@ -237,8 +259,12 @@ def _pieces(samples: Samples) -> Iterator[Samples]:
 
 
 def _steps(record: int | Iterable[int], steps: int) -> frozenset[int]:
-    if isinstance(record, Iterable):
-        asked = frozenset(require_int("record", step, least=0) for step in record)
+    if isinstance(record, Iterable) and getattr(record, "ndim", 1) != 0:  # an array of no axes is one number
+        try:
+            listed = as_list(record)
+        except InputError as error:
+            raise InputError(f"record: {error}") from None
+        asked = frozenset(require_int("record", step, least=0) for step in listed)
         if asked and max(asked) > steps:
             raise InputError(f"record={max(asked)} is after the last step: the recipe has {steps} steps.")
         return asked
@@ -269,8 +295,7 @@ class _Run:
         jobs: int = 1,
     ) -> None:
         require_type("network", network, NumpyNetwork, "skipscope.build(spec, seed=0) makes one")
-        if not isinstance(data, Images):
-            require_type("data", data, Dataset, "skipscope.data.load('digits', seed=0) is one")
+        _require_data(data)
         require_fit(network.spec, data, recipe)
         self.seeds = network.seeds
         self.data = data
@@ -405,8 +430,9 @@ class _Run:
         if not os.path.exists(path):
             return
         arrays, notes = checkpoints.read(path)
+        known = notes.get("run")
         for name, mine in self._identity().items():
-            if notes["run"].get(name) != mine:
+            if not isinstance(known, dict) or known.get(name) != mine:
                 raise InputError(
                     f"checkpoint {str(path)!r} is of another run, its {name} differs: give another name, or delete it."
                 )

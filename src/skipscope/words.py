@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["number", "percent"]
+__all__ = ["number", "percent", "tenths"]
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -33,3 +33,8 @@ def percent(share: float) -> str:
     if (whole == 0 and share > 0) or (whole == 100 and share < 1):
         return "less than 1 %" if whole == 0 else "more than 99 %"
     return f"{whole} %"
+
+
+def tenths(share: float) -> str:
+    """A share as a percentage to a tenth: 0.0403 is 4.0 %."""
+    return f"{round(100 * share, 1) + 0.0:.1f} %".replace("-", "−")

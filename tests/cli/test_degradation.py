@@ -34,7 +34,7 @@ def test_as_json_it_holds_everything(succeeded: Callable[..., str], tmp_path: Pa
     told = json.loads(succeeded(*SMALL, "--format", "json", "--out", tmp_path / "a.parquet"))
     readings = Readings.load(tmp_path / "a.parquet")
     assert list(told) == [
-        *("final", "paired", "gradients", "rates", "train_error", "test_error", "gradient_norm", "findings")
+        *("final", "paired", "gradients", "rates", "stopped", "train_error", "test_error", "gradient_norm", "findings")
     ]
     assert told["paired"] == json.loads(json.dumps(degradation.paired(readings).to_dicts()))
     assert [each["verdict"] for each in told["findings"]] == [each.verdict for each in degradation.findings(readings)]
@@ -49,7 +49,19 @@ def test_csv_has_a_line_a_row(succeeded: Callable[..., str], tmp_path: Path):
 def test_every_option_reaches_the_study(run: Callable[..., Any]):
     with mock.patch.object(studies, "degradation", side_effect=KeyboardInterrupt) as study:
         run(
-            *("degradation", "--data", "patterns", "--depths", "4:8:2", "--width", "9", "--design", "residual, twin"),
+            *(
+                "degradation",
+                "--data",
+                "patterns",
+                "--depths",
+                "4:8:2",
+                "--width",
+                "9",
+                "--design",
+                "residual",
+                "--design",
+                "twin",
+            ),
             *("--norms", "none, layer", "--order", "before-add", "--steps", "7", "--batch", "5", "--rate", "1,0.1"),
             *("--schedule", "drops", "--tuning", "2", "--record", "4", "--seeds", "3", "--seed", "5"),
         )
@@ -68,6 +80,7 @@ def test_every_option_reaches_the_study(run: Callable[..., Any]):
         "dtype": "float64",
         "jobs": 1,
         "progress": None,
+        "folder": None,
     }
 
 

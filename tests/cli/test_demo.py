@@ -35,6 +35,7 @@ SMALL = (
 def instead(study: str, effect: Any, preset: str = "demo") -> Iterator[mock.Mock]:
     """While it lasts, one study of a preset does something else."""
     fake = mock.Mock(side_effect=effect)
+    fake.__name__ = study
     parts = SMALL if preset == "demo" else PRESETS[preset]
     changed = tuple(replace(part, study=fake) if part.study.__name__ == study else part for part in parts)
     with mock.patch.dict(PRESETS, {preset: changed}):
@@ -207,3 +208,26 @@ def test_demo_that_is_interrupted_leaves_no_folder(
 
     assert result.code == 130
     assert tree(here) == {}
+
+
+@pytest.mark.usefixtures("small")
+def test_demo_goes_on_in_its_folder_and_ends_with_the_same_bytes(
+    run: Callable[..., Any], refused: Callable[..., str], succeeded: Callable[..., str], here: Path
+):
+    asked = ("demo", "--seeds", "20", "--quiet")
+    succeeded(*asked, "--out", "whole")
+    with instead("representation", KeyboardInterrupt):
+        stopped = run(*asked, "--out", "report", "--folder", "kept")
+    assert stopped.code == 130
+    assert "what is measured is in kept: the same command goes on there" in stopped.err
+    assert not (here / "report").exists()
+
+    with instead("flow", AssertionError("this was measured before")):
+        succeeded(*asked, "--out", "report", "--folder", "kept")
+
+    whole = (here / "whole" / "readings.parquet").read_bytes()
+    assert (here / "report" / "readings.parquet").read_bytes() == whole
+    assert (here / "kept" / "readings.parquet").read_bytes() == whole
+    assert (here / "kept" / "representation" / "plan.json").is_file()  # what trains is kept part by part
+    message = refused("demo", "--seeds", "30", "--quiet", "--out", "other", "--folder", "kept")
+    assert "folder 'kept' holds another run: seeds[1] is 20 there and 30 here" in message

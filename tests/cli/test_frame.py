@@ -39,19 +39,20 @@ STUDY = f"{SEEDS} --out --report --overwrite {RESULT}"
 LAYERS = "--init --activation --output --bias"
 DENSE = f"--width --features --order --norm {LAYERS} --shortcut-gain --branch-gain --cotangent --batch"
 OPTIONS = {
-    "demo": f"--preset {SEEDS} --out --overwrite --quiet",
+    "demo": f"--preset {SEEDS} --out --folder --overwrite --quiet",
     "flow": f"--input --input-dtype --high --loss --sites --spec --design --depth {DENSE} {STUDY}",
-    "sweep": f"--depths --spec --design {DENSE} --sites --folder {STUDY}",
+    "sweep": f"--input --input-dtype --high --loss --twin --depths --spec --design {DENSE} --sites --folder {STUDY}",
     "highway": f"--depth --spec --width --features --design --order --gain --norm {LAYERS} --cotangent --batch {STUDY}",
     "jacobian": f"--depths --width --design --part --blocks {LAYERS} --batch {STUDY}",
     "correlation": f"--depths --width --design --cosine --independent {LAYERS} --batch {STUDY}",
     "degradation": f"--data --depths --width --design --norms --order --steps --batch --rate --schedule --tuning "
-    f"--record {STUDY}",
-    "identity": f"--scales --depths --width --design --rates --steps --batch --only {STUDY}",
-    "representation": f"--design --depth --width --data --order --norm --steps --rate --batch {STUDY}",
-    "lesion": "--spec --design --depth --width --data --order --norm --steps --rate --batch --deleted --swapped "
-    f"--draws {STUDY}",
+    f"--record --folder {STUDY}",
+    "identity": f"--scales --depths --width --design --rates --steps --batch --only --folder {STUDY}",
+    "representation": f"--design --depth --width --data --order --norm --steps --rate --batch --folder {STUDY}",
+    "lesion": "--input --input-dtype --high --loss --batches --at --spec --design --depth --width --data --order "
+    f"--norm --steps --rate --batch --deleted --swapped --draws --folder {STUDY}",
     "networks": "--format",
+    "twin": f"--input --input-dtype --high --loss --sites --batch --batches --steps --rate {STUDY}",
     "theory": f"--design --depth {DENSE} {RESULT}",
     "diagnose": f"--design --depth {DENSE} {SEEDS} {RESULT}",
     "compare": f"--quantity --site {RESULT}",
@@ -95,7 +96,7 @@ def test_every_option_of_the_network_reaches_the_study(run: Callable[..., Any]):
             "shortcut_gain": 0.5, "branch_gain": "1/L",
         }  # fmt: skip
         options = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", value)]
-        run("flow", "--design", "residual, plain", "--seeds", "5", "--seed", "7", "--bias", *options)
+        run("flow", "--design", "residual", "--design", "plain", "--seeds", "5", "--seed", "7", "--bias", *options)
 
     expected = {**given, "designs": ["residual", "plain"], "seeds": range(7, 12), "bias": True, "progress": None}
     assert flow.call_args.kwargs == expected

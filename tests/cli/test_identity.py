@@ -32,7 +32,7 @@ def test_identity_is_saved_and_reported_and_can_be_reported_again(succeeded: Cal
 def test_identity_as_json_and_csv(succeeded: Callable[..., str], tmp_path: Path):
     told = json.loads(succeeded(*SMALL, "--format", "json", "--out", tmp_path / "a.parquet"))
     readings = Readings.load(tmp_path / "a.parquet")
-    assert list(told) == ["block", "errors", "paired", "deeper", "branches", "rates", "findings"]
+    assert list(told) == ["block", "errors", "paired", "deeper", "branches", "rates", "stopped", "findings"]
     assert [each["verdict"] for each in told["findings"]] == [each.verdict for each in identity.findings(readings)]
     rows = list(csv.DictReader(io.StringIO(succeeded(*SMALL, "--format", "csv"))))
     assert list(rows[0]) == identity.error_data(readings).columns

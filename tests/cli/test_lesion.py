@@ -32,7 +32,7 @@ def test_formats_hold_the_tables(succeeded: Callable[..., str], tmp_path: Path):
     file = tmp_path / "a.parquet"
     told = json.loads(succeeded(*LESION, "--format", "json", "--out", file))
     readings = Readings.load(file)
-    assert list(told) == ["intact", "blocks", "deleted", "swapped", "findings"]
+    assert list(told) == ["intact", "blocks", "deleted", "swapped", "stopped", "findings"]
     assert told["blocks"] == json.loads(json.dumps(lesions.block_data(readings).to_dicts()))
     rows = list(csv.DictReader(io.StringIO(succeeded(*LESION, "--format", "csv"))))
     assert len(rows) == lesions.damages(readings).height
@@ -48,7 +48,7 @@ def test_every_option_reaches_the_study(run: Callable[..., Any]):
     assert told == {
         "designs": ["plain"], "depth": 2, "width": 6, "data": "patterns", "order": "before-add", "norm": "none",
         "deleted": [1, 2], "swapped": [1], "draws": 1, "seeds": range(2), "dtype": "float64", "jobs": 2,
-        "progress": None,
+        "progress": None, "folder": None,
     }  # fmt: skip
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from skipscope.cli import options
 from skipscope.errors import InputError
+from skipscope.studies import IDENTITY_DESIGNS
+from skipscope.studies.named import NAMED_DESIGNS
 
 
 def read(option: Callable[[Any], Any], *arguments: str) -> Any:
@@ -44,9 +46,31 @@ def test_an_option_of_depths_is_called_by_its_name():
 
 
 def test_lists_are_separated_by_commas():
-    assert read(options.designs("plain"), "--design", " residual,plain,") == ["residual", "plain"]
     assert read(options.gains, "--gain", "0.5, 1/L") == [0.5, "1/L"]
     assert read(options.norms) == ["none"]
+
+
+def test_a_design_is_given_once_for_each():
+    for option in (options.designs("plain"), options.designs()):
+        assert read(option, "--design", "residual", "--design", "plain") == ["residual", "plain"]
+    assert read(options.designs("plain", "twin")) == ["plain", "twin"]
+    assert read(options.designs()) == []
+
+
+@pytest.mark.parametrize("name", [*NAMED_DESIGNS, *IDENTITY_DESIGNS])
+def test_names_of_designs_may_have_commas(name: str):
+    assert read(options.designs(), "--design", name, "--design", "plain") == [name, "plain"]
+
+
+@pytest.mark.parametrize("given", ["plain,residual", "residual, twin", "plain,", ",", "residual, layer norm, plain"])
+def test_designs_with_commas_between_them_are_refused(given: str):
+    for option in (options.designs("plain"), options.designs()):
+        with pytest.raises(InputError) as refusal:
+            read(option, "--design", given)
+        assert str(refusal.value) == (
+            f"--design is one design, given once for each and not with commas; got {given!r}. Write e.g. "
+            "--design plain --design residual."
+        )
 
 
 def test_what_is_not_chosen_is_left_out():

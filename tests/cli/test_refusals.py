@@ -32,7 +32,8 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no page": (["report", "{he}"], "--out"),
     # names
     "design": ([*FLOW, "--design", "residul"], r"design must be one of .*; got 'residul'\. Did you mean 'residual'\?"),
-    "no design": ([*FLOW, "--design", ","], "designs is empty: name at least one of plain"),
+    "no design": ([*FLOW, "--design", ""], r"design must be one of .*; got ''"),
+    "two designs": ([*FLOW, "--design", "plain,twin"], "got 'plain,twin'. Write e.g. --design plain --design residual"),
     "format": ([*FLOW, "--format", "xml"], "'xml' is not one of 'table', 'json', 'csv'"),
     "dtype": ([*FLOW, "--dtype", "float16"], r"dtype must be one of 'float32', 'float64'; got 'float16'"),
     "dtype of the demo": (["demo", "--dtype", "half"], "dtype must be one of .*'half'"),
@@ -149,7 +150,7 @@ TEXT = st.text(
 WHOLE = st.integers(-3, 10**25).map(str)
 NUMBER = WHOLE | st.floats().map(str) | TEXT
 VALUES = {
-    "--design": st.lists(st.sampled_from(["plain", "residual", "twin", "matched", "none"])).map(",".join) | TEXT,
+    "--design": st.sampled_from(["plain", "residual", "twin", "matched", "none", "plain,residual"]) | TEXT,
     **dict.fromkeys(("--depth", "--width", "--features", "--seeds", "--seed", "--jobs", "--batch"), NUMBER),
     **dict.fromkeys(("--shortcut-gain", "--branch-gain"), st.sampled_from(["1/L", "1/sqrt(L)", "zero", "0"]) | NUMBER),
     "--dtype": st.sampled_from(["float32", "float64"]) | TEXT,

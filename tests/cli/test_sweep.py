@@ -76,7 +76,7 @@ def test_one_depth_is_allowed(succeeded: Callable[..., str]):
         (["--depths", "1:999999999"], "--depths '1:999999999' must be 1 to 10,000 depths"),
         (["--depths", "1"], "depth must be at least 2"),
         (["--design", "resnet"], "design must be one of 'plain'"),
-        (["--design", ","], "designs is empty"),
+        (["--design", "plain,twin"], "--design is one design"),
         (["--jobs", "0"], "jobs must be at least 1; got 0"),
         (["--seeds", "0"], "--seeds must be at least 1"),
         (["--sites"], "--sites needs --folder"),

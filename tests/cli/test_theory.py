@@ -14,7 +14,9 @@ from skipscope import design, theory
 
 def test_theory_says_what_the_laws_say(succeeded: Callable[..., str]):
     told = json.loads(
-        succeeded("theory", "--design", "plain,residual", "--depth", "5", "--width", "8", "--format", "json")
+        succeeded(
+            "theory", "--design", "plain", "--design", "residual", "--depth", "5", "--width", "8", "--format", "json"
+        )
     )
     known = {
         name: theory.laws(design(name, depth=5, width=8, features=16, output="relu")) for name in ("plain", "residual")
@@ -28,7 +30,9 @@ def test_theory_says_what_the_laws_say(succeeded: Callable[..., str]):
 
 
 def test_theory_as_csv_has_a_row_a_site_or_a_refusal(succeeded: Callable[..., str]):
-    out = succeeded("theory", "--design", "plain,residual", "--depth", "5", "--width", "8", "--format", "csv")
+    out = succeeded(
+        "theory", "--design", "plain", "--design", "residual", "--depth", "5", "--width", "8", "--format", "csv"
+    )
     table = pl.read_csv(io.StringIO(out))
     known = theory.laws(design("plain", depth=5, width=8, features=16, output="relu"))[0].table
 
@@ -59,7 +63,10 @@ def test_theory_hears_the_options(succeeded: Callable[..., str]):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--design", ","], "--design is empty"),
+        (
+            ["--design", "plain,twin"],
+            "--design is one design, given once for each and not with commas; got 'plain,twin'",
+        ),
         (["--design", "resnet"], "design must be one of 'plain'"),
         (["--depth", "1", "--design", "plain"], "depth must be at least 2"),
         (["--cotangent", "twos"], "cotangent must be one of"),

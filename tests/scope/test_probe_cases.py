@@ -88,7 +88,9 @@ def test_01_inplace_relu():
 def test_02_inplace_addition():
     model, batch = made("resnet18")
     check_undisturbed(model, batch)
-    assert {"layer1.0", "layer4.1", "fc"} <= set(table(skipscope.probe(model, batch), "activation_grad_norm"))
+    assert {"layer1.0", "layer4.1", "fc"} <= set(
+        table(skipscope.probe(model, batch, sites="*"), "activation_grad_norm")
+    )
 
 
 def test_03_what_is_changed_in_place_later_is_measured_before():
@@ -123,7 +125,7 @@ def test_04_a_module_called_several_times_has_as_many_rows():
 def test_05_one_activation_for_all_blocks_is_named_by_place():
     shared = nn.ReLU()
     model: Any = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), shared) for _ in range(3)))
-    found = table(skipscope.probe(model, torch.randn(6, 4)), "inactive")
+    found = table(skipscope.probe(model, torch.randn(6, 4), sites="*"), "inactive")
 
     assert set(found) == {"0.1", "1.1", "2.1"}
 
@@ -162,7 +164,7 @@ def test_07_nested_tuples_have_a_path_each():
 
 def test_08_dicts_and_lists_have_gradients():
     model, batch = made("odd outputs")
-    found = table(skipscope.probe(model, batch), "activation_grad_norm")
+    found = table(skipscope.probe(model, batch, sites="*"), "activation_grad_norm")
 
     assert {"mapped", "listed[0]", "output.answer"} <= set(found)
 
@@ -190,7 +192,7 @@ def test_09_the_type_and_identity_of_outputs_stay():
 
 def test_10_no_tensor_is_a_status():
     model, batch = made("odd outputs")
-    readings = skipscope.probe(model, batch)
+    readings = skipscope.probe(model, batch, sites="*")
 
     assert status(readings)["flag"] == "undefined"
     assert readings.rows.filter(pl.col("site") == "flag").is_empty()
@@ -227,7 +229,7 @@ def test_16_the_first_layer_has_its_gradient_though_no_input_requires_one():
     model, (x, y) = mlp(), labelled()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = table(skipscope.probe(model, (x, y), loss=cross_entropy), "activation_grad_norm")
+        found = table(skipscope.probe(model, (x, y), loss=cross_entropy, sites="*"), "activation_grad_norm")
     first = model[0](x)
     (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model[1:](first), y), first)
 
@@ -266,7 +268,7 @@ def test_18_an_unused_layer_is_a_finding():
 def test_19_without_autograd_there_are_forward_readings_and_a_note(context: Any):
     model, batch = made("resnet18")
     with context():
-        readings = skipscope.probe(model, batch)
+        readings = skipscope.probe(model, batch, sites="*")
         with pytest.raises(InputError, match="autograd is off"):
             skipscope.probe(model, batch, loss=cross_entropy)
 
@@ -277,7 +279,7 @@ def test_19_without_autograd_there_are_forward_readings_and_a_note(context: Any)
 
 def test_19_eval_has_gradients():
     model, batch = made("resnet18")
-    readings = skipscope.probe(model.eval(), batch)
+    readings = skipscope.probe(model.eval(), batch, sites="*")
 
     assert "fc" in table(readings, "activation_grad_norm")
     assert readings.cells["edit"].to_list() == ["inference"]
@@ -304,7 +306,7 @@ def test_21_a_part_that_is_not_called_is_listed():
 def test_22_the_fused_path_of_inference_is_reported():
     model, batch = made("encoder")
     with torch.no_grad():
-        readings = skipscope.probe(model.eval(), batch)
+        readings = skipscope.probe(model.eval(), batch, sites="*")
 
     assert "nn.TransformerEncoderLayer took its ordinary path" in readings.meta["notes"]
     assert "layers.0.linear1" in table(readings, "activation_rms")
@@ -337,7 +339,7 @@ def test_23_a_compiled_model_is_measured_eagerly_and_it_is_said(compiled_mlp: An
 def test_23_so_is_a_part(compiled_mlp: Any):
     _, inner = compiled_mlp
     model: Any = nn.Sequential(inner, nn.Linear(3, 2))
-    readings = skipscope.probe(model, torch.randn(6, 4))
+    readings = skipscope.probe(model, torch.randn(6, 4), sites="*")
 
     assert "run eagerly" in readings.meta["notes"]
     assert {"0.0", "0.10", "1"} <= set(table(readings, "activation_grad_norm"))
@@ -362,6 +364,8 @@ def test_25_and_26_checkpoints_change_nothing(kind: str):
     checkpointed.checkpointed = kind
     expected = skipscope.probe(plain, batch).rows.drop("cell")
     found = skipscope.probe(checkpointed, batch).rows.drop("cell")
+    if kind == "reentrant":  # autograd does not follow the parts of a gradient inside of these
+        expected = expected.filter(~pl.col("quantity").is_in(["shortcut_share", "branch_share"]))
 
     assert found.drop("value").equals(expected.drop("value"))
     np.testing.assert_allclose(found["value"], expected["value"], rtol=1e-6)
@@ -690,5 +694,5 @@ def test_50_modules_one_within_the_other():
 
 def test_the_language_model_and_the_resnet_have_their_blocks():
     for model, batch, blocks in ((*made("resnet18"), 8), (*made("language"), 3)):
-        sites = skipscope.probe(model, batch).sites.filter(pl.col("kind") == "block")
+        sites = skipscope.probe(model, batch).sites.filter(pl.col("block") > 0)
         assert sites["block"].to_list() == list(range(1, blocks + 1))

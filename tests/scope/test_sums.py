@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from skipscope.moments import Field, moments
-from skipscope.torch.sums import gathered, norms_of, sums
+from skipscope.torch.sums import dot_of, gathered, norms_of, pair, sums
 
 FIELDS: tuple[Field, ...] = ("sum", "positive", "nonfinite", "units", "samples")
 
@@ -20,7 +20,7 @@ def test_sums_are_the_moments(rng: np.random.Generator, scale: float, samples: i
     dtype = np.float32 if 1e-38 < scale < 1e37 else np.float64
     x = (rng.standard_normal((samples, 9, 8)) * scale).astype(dtype)
     x[..., 3] = -abs(x[..., 3])
-    (found,) = gathered([sums(torch.from_numpy(x), FIELDS, batch=samples)])
+    ((found,), _) = gathered([sums(torch.from_numpy(x), FIELDS, batch=samples)])
     expected = moments(x[None], FIELDS)
 
     # Sums of 50,000 in float32 by pairs: some 16 roundings of 2^-24.
@@ -40,18 +40,37 @@ def test_sums_are_the_moments(rng: np.random.Generator, scale: float, samples: i
 def test_what_is_not_finite_is_counted():
     x = torch.zeros(5, 8)
     x[1, 2], x[3, 4], x[3, 5] = torch.nan, torch.inf, 1.0
-    (found,) = gathered([sums(x, FIELDS, batch=5)])
+    ((found,), _) = gathered([sums(x, FIELDS, batch=5)])
 
     assert (found.nonfinite, found.positive) == (2, 2)
     assert np.isnan(found.norm) or np.isinf(found.norm)
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (64, 33, 5), (6, 40, 40, 3)])
+@pytest.mark.parametrize("size", [1.0, 1e-30, 1e25])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_pair_is_summed_as_each_and_their_product(shape: tuple[int, ...], size: float, dtype: torch.dtype):
+    """To 1e-6 in float32: rows of at most 1024 entries are summed in it, the rest in float64."""
+    x, y = (size * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) for seed in (0, 1))
+    y += 0.3 * x
+    for a, b in ((x, y), (x, y.transpose(0, 1).contiguous().transpose(0, 1)), (x, torch.zeros_like(y))):
+        *both, crossed = pair(a, b, batch=len(x))
+        found, products = gathered(both, [crossed])
+        for one, of in zip(found, (a, b), strict=True):
+            assert one.norm[0] == pytest.approx(of.double().norm().item(), rel=1e-6)
+        assert (found[0].count, found[0].rows) == (x.numel(), len(x))
+        product = dot_of(products[0])
+        expected = torch.dot(a.double().flatten() / size, b.double().flatten() / size).item()
+        scale = product.scale_x / size * (product.scale_y / size)
+        assert product.value * scale == pytest.approx(expected, rel=1e-5, abs=1e-300)
 
 
 @pytest.mark.parametrize(("shape", "channels"), [((6, 3, 4, 4), 1), ((6, 5, 3), -1), ((6, 3), -1), ((3,), -1)])
 def test_units(shape: tuple[int, ...], channels: int):
     x = torch.ones(shape)
     x.select(channels, 1).neg_()
-    (found,) = gathered([sums(x, FIELDS, batch=6)])
-    (found,) = gathered([sums(x, FIELDS, batch=6, channels=channels)])
+    ((found,), _) = gathered([sums(x, FIELDS, batch=6)])
+    ((found,), _) = gathered([sums(x, FIELDS, batch=6, channels=channels)])
 
     assert found.units is not None
     assert found.units.tolist() == [[True, False, True]]
@@ -60,9 +79,35 @@ def test_units(shape: tuple[int, ...], channels: int):
 
 def test_norms_of_many_are_those_of_each():
     tensors = [torch.randn(5, 4) * 10.0**power for power in (-30, 0, 30)] + [torch.randn(3).double(), torch.zeros(2)]
-    found = [each.norm[0] for each in gathered(norms_of(tensors))]
+    found = [each.norm[0] for each in gathered(norms_of(tensors))[0]]
 
     np.testing.assert_allclose(found, [float(x.double().norm()) for x in tensors], rtol=1e-6)
+
+
+def test_many_entries_of_one_sign_do_not_swamp_each_other():
+    """Added one by one in float32, squares of a million equal entries would be off by 1e-4 and more."""
+    x = torch.full((1 << 11, 1 << 11), 0.1)
+    for found in gathered([*norms_of([x, x.reshape(-1)]), sums(x, FIELDS, batch=1 << 11)])[0]:
+        np.testing.assert_allclose(found.norm, 2**11 * float(np.float32(0.1)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "transposed", "strided", "conjugate"])
+def test_any_layout_in_memory(layout: str):
+    x = torch.randn(6, 3, 40, 50)
+    seen = {
+        "channels_last": x.to(memory_format=torch.channels_last),
+        "transposed": x.transpose(2, 3),
+        "strided": x[:, :, ::2, ::3],
+        "conjugate": torch.view_as_complex(x[..., :2].contiguous()).conj(),
+    }[layout]
+    ((found,), _) = gathered([sums(seen, FIELDS, batch=6, channels=1)])
+    ((expected,), _) = gathered([sums(seen.resolve_conj().contiguous(), FIELDS, batch=6, channels=1)])
+
+    assert found.samples is not None
+    assert expected.samples is not None
+    np.testing.assert_allclose(found.samples, expected.samples, rtol=1e-6)
+    assert (found.units is None) == (layout == "conjugate")
+    assert found.positive == expected.positive
 
 
 def test_a_device_is_asked_once(monkeypatch: pytest.MonkeyPatch):

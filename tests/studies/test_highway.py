@@ -361,7 +361,7 @@ def test_a_law_that_should_fail_and_is_met_says_so():
     # Small branches: what they have in common is far below the threshold.
     for order in ("before-add", "after-add"):
         verdict, said = verdicts(small(depth=8, width=36, gains=["1/L"], orders=[order]))[TYPICAL]
-        assert verdict == "law holds"
+        assert verdict == "cannot tell"  # that the numbers come close makes no law of them
         assert "The law is not expected to hold, though these draws do not show it beyond the threshold: a ReLU" in said
 
 

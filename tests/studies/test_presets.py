@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from skipscope import report, studies
+from skipscope.studies.degradation import DEGRADATION_RATES
 from skipscope.studies.presets import PRESETS, Part
 
 PARTS = [pytest.param(part, id=f"{name}, {part.about}") for name, parts in PRESETS.items() for part in parts]
@@ -36,8 +37,15 @@ def test_full_is_the_demo_at_full_size():
     assert [(part.about, part.study) for part in demo] == [(part.about, part.study) for part in full]
     for small, large in zip(demo, full, strict=True):  # a demo that does less of each seed may take more of them
         assert small.seeds <= large.seeds or set(small.settings) - {"dtype"}
-    for part in full:  # the studies' own sizes
-        assert set(part.settings) <= {"dtype"}
+    for part in full:  # the studies' own sizes, but for degradation, which is trained for longer
+        longer = {"rates", "recipe"} if part.study.__name__ == "degradation" else set()
+        assert set(part.settings) <= {"dtype"} | longer
+
+
+def test_the_full_preset_trains_for_longer_than_the_study_and_over_more_rates():
+    (part,) = (part for part in PRESETS["full"] if part.study.__name__ == "degradation")
+    assert part.settings["recipe"].steps == 1500
+    assert set(DEGRADATION_RATES) < set(part.settings["rates"])
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -34,6 +34,14 @@ from skipscope.charts.lesion import (
     lesion_swapped_data,
 )
 from skipscope.charts.look import COLOURS, SHAPES, kinds, labels, svg, title_of
+from skipscope.charts.models import (
+    absent_blocks,
+    absent_blocks_data,
+    twin_flow,
+    twin_flow_data,
+    twin_losses,
+    twin_losses_data,
+)
 from skipscope.charts.paths import path_lengths, path_lengths_data, shares, shares_data
 from skipscope.charts.profiles import coincident, coincident_words, flow, flow_data, junctions, junctions_data
 from skipscope.charts.separability import (
@@ -60,6 +68,8 @@ __all__ = [
     "COLOURS",
     "CURVES",
     "SHAPES",
+    "absent_blocks",
+    "absent_blocks_data",
     "block_scales",
     "block_scales_data",
     "block_units",
@@ -113,4 +123,8 @@ __all__ = [
     "stack_errors_data",
     "svg",
     "title_of",
+    "twin_flow",
+    "twin_flow_data",
+    "twin_losses",
+    "twin_losses_data",
 ]

@@ -17,6 +17,8 @@ from skipscope import degradation
 from skipscope.charts.look import (
     COLOURS,
     INK,
+    OTHERS,
+    PERCENT,
     SHAPES,
     Rows,
     Shared,
@@ -27,11 +29,12 @@ from skipscope.charts.look import (
     facet,
     in_order,
     log_axis,
+    require_rows,
     seeds_in_words,
     tooltip,
     zoom,
 )
-from skipscope.errors import InputError, require_int
+from skipscope.errors import choose, require_int
 from skipscope.readings import Readings
 from skipscope.words import number, percent
 
@@ -46,7 +49,7 @@ __all__ = [
 
 _NORMS = {"none": "no norm", "batch": "batch norm", "layer": "layer norm"}
 _PARTS = {"train_error": "training", "test_error": "test"}
-_DEPTHS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#7A7A7A")
+_DEPTHS = OTHERS
 """Of the networks from the shallowest on; the number of layers stands at the end of each line, for those who see no
 colours."""
 
@@ -117,8 +120,7 @@ def gradient_curves_data(readings: Readings, quantity: str = "gradient_norm") ->
     Raises:
         InputError: there is no such quantity, or the readings are not of study `degradation`.
     """
-    if quantity not in _GRADIENTS:
-        raise InputError(f"quantity must be one of {', '.join(_GRADIENTS)}; got {quantity!r}.")
+    choose("quantity", quantity, _GRADIENTS)
     return _panels(degradation.curves(readings, quantity))
 
 
@@ -134,7 +136,7 @@ def gradient_curves(readings: Readings, quantity: str = "gradient_norm", *, colu
     Raises:
         InputError: there is no such quantity, or the readings are not of study `degradation`.
     """
-    table = gradient_curves_data(readings, quantity)
+    table = require_rows(gradient_curves_data(readings, quantity), "no gradient that arrives is finite.")
     title = _GRADIENTS[quantity]
     height = log_axis(table.select(pl.col("low").alias("q05"), pl.col("mean").alias("q50")), title)
     base = alt.Chart().encode(x=_steps(table), color=_depths(table))
@@ -160,10 +162,10 @@ def gradient_curves(readings: Readings, quantity: str = "gradient_norm", *, colu
 
 
 def _errors(table: pl.DataFrame) -> Shared:
-    """From 0 to the next whole tenth above the largest error: an interval may go beyond what an error can be."""
-    top = math.ceil(10 * float(str(table["mean"].max())) + 0.5) / 10
-    scale = alt.Scale(domain=[0, min(1.0, top)], nice=False)
-    return {"title": "error", "scale": scale, "axis": alt.Axis(format="%", tickCount=6)}
+    """From 0 to the next whole tenth above all intervals, which may go beyond what an error can be: not the axis."""
+    largest = max(float(str(table[name].max() or 0.0)) for name in ("mean", "high"))
+    scale = alt.Scale(domain=[0, min(1.0, math.ceil(10 * largest + 0.1) / 10)], nice=False)
+    return {"title": "share of samples told wrong", "scale": scale, "axis": alt.Axis(labelExpr=PERCENT, tickCount=6)}
 
 
 def _steps(table: pl.DataFrame) -> alt.X:
@@ -180,7 +182,9 @@ def _steps(table: pl.DataFrame) -> alt.X:
 def _depths(table: pl.DataFrame) -> alt.Color:
     labels = in_order(table.sort("layers")["label"])
     colours = [_DEPTHS[i % len(_DEPTHS)] for i in range(len(labels))]
-    legend = alt.Legend(title=None, orient="top", symbolOpacity=1, symbolSize=60, symbolType="stroke")
+    legend = alt.Legend(
+        title=None, orient="top", symbolOpacity=1, symbolSize=160, symbolType="stroke", symbolStrokeWidth=3
+    )
     return alt.Color("label:N", scale=alt.Scale(domain=labels, range=colours), legend=legend)
 
 

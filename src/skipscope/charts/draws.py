@@ -33,9 +33,9 @@ from skipscope.charts.look import (
     zoom,
 )
 from skipscope.designs import DESIGNS
-from skipscope.errors import InputError, quoted, require_int
-from skipscope.readings import Readings
-from skipscope.summary import QUANTILES, Summary
+from skipscope.errors import InputError, quoted, require_int, require_number, require_type
+from skipscope.readings import Readings, require_readings
+from skipscope.summary import QUANTILES, Summary, require_summary
 from skipscope.words import number
 
 __all__ = ["depth_ratio", "depth_ratio_data", "distribution", "distribution_data"]
@@ -59,16 +59,17 @@ def distribution_data(readings: Readings, quantity: str, *, seed: int | None = N
     Raises:
         InputError: there is no such quantity of whole networks, or no such seed.
     """
+    require_readings(readings)
     require_int("bins", bins, least=1)
+    require_type("quantity", quantity, str, "the name of one, such as 'forward_growth'")
     rows = readings.rows.filter(pl.col("quantity") == quantity, pl.col("site") == "network")
     rows = rows.filter(pl.col("step") == pl.col("step").min())
     positive = rows.filter(pl.col("value").is_finite(), pl.col("value") > 0)
     whole = readings.rows.filter(pl.col("site") == "network")["quantity"].unique().sort()
-    require_rows(
-        positive, f"no positive {quantity!r} of whole networks; the readings hold {', '.join(whole) or 'none'}."
-    )
+    held = ", ".join(whole) or "none"
+    require_rows(positive, f"no positive {quoted(quantity)}, a quantity of whole networks; the readings hold {held}.")
     seeds = rows["seed"].to_list()
-    if seed is not None and seed not in seeds:
+    if seed is not None and require_int("seed", seed, least=0) not in seeds:
         raise InputError(f"seed={quoted(seed)} is not in these readings; they hold {min(seeds)} to {max(seeds)}.")
     logs = np.log10(positive["value"].to_numpy())
     edges = np.linspace(logs.min(), max(logs.max(), logs.min() + 0.1), bins + 1)
@@ -119,12 +120,15 @@ def distribution(
     Raises:
         InputError: there is no such quantity of whole networks, or no such seed.
     """
+    for name, text in (("called", called), ("title", title)):
+        require_type(name, text, str, "a few words")
     table = distribution_data(readings, quantity, seed=seed, bins=bins)
     require_int("columns", columns, least=1)
     highest = max(1, int(str(table["draws"].max())))
     title = title or title_of(quantity)
     layers = [_histogram(table, title, top=1.25 * highest)]  # the marked draw's label stands above the bars
     if reference is not None:
+        reference = require_number("reference", reference)
         rule = alt.Chart().mark_rule(color=INK, strokeDash=[3, 3], clip=True)
         layers.append(rule.encode(x=alt.datum(reference), y=alt.datum(0), y2=alt.datum(highest), size=alt.value(1)))
     if seed is not None:
@@ -200,6 +204,7 @@ def depth_ratio_data(summary: Summary, quantity: str = "weight_grad_first_last")
     Raises:
         InputError: the summary has no such quantity, or nothing at more than one depth.
     """
+    require_summary(summary)
     rows = summary.of(quantity).filter(pl.col("site") == "network")
     rows = rows.filter(pl.col("step") == pl.col("step").min())
     swept = pl.col("depth").n_unique().over("design", "width", "cotangent") > 1

@@ -16,6 +16,7 @@ from skipscope.charts.look import (
     COLOURS,
     INK,
     LOG_LABELS,
+    OTHERS,
     SHAPES,
     Shared,
     as_range,
@@ -41,8 +42,8 @@ __all__ = [
     "stack_errors_data",
 ]
 
-_PARTS = {"output": ("output y", COLOURS["residual"], "circle"), "branch": ("F(x)", COLOURS["plain"], "triangle-up")}
-_SCALED = {"branch_ratio": "|F(x)| / |x|", "block_jacobian_minus_identity": "|J − I| / |I|"}
+_PARTS = {"output": ("output y", OTHERS[0], "circle"), "branch": ("F(x)", OTHERS[1], "triangle-up")}
+_SCALED = {"branch_ratio": "‖F(x)‖ / ‖x‖", "block_jacobian_minus_identity": "‖J − I‖ / ‖I‖"}
 _RAISED = {1: "¹", 2: "²", 3: "³"}
 _MORE = ((COLOURS["matched"], "triangle-up"), (COLOURS["twin"], "diamond"), ("#7A7A7A", "cross"))
 

@@ -13,9 +13,11 @@ import polars as pl
 from skipscope import lesions
 from skipscope.charts.look import (
     INK,
+    PERCENT,
     Rows,
     Shared,
-    as_range,
+    as_percent,
+    as_percents,
     as_rows,
     as_text,
     colour,
@@ -30,7 +32,7 @@ from skipscope.charts.look import (
 )
 from skipscope.errors import require_int
 from skipscope.readings import Readings
-from skipscope.words import number
+from skipscope.words import tenths
 
 __all__ = [
     "lesion_blocks",
@@ -41,7 +43,7 @@ __all__ = [
     "lesion_swapped_data",
 ]
 
-_ERROR = "test error (share of samples)"
+_ERROR = "test error"
 
 
 def lesion_blocks_data(readings: Readings) -> pl.DataFrame:
@@ -211,7 +213,11 @@ def _rules(names: Sequence[str]) -> list[alt.Chart]:
 
 
 def _y(name: str) -> alt.Y:
-    height: Shared = {"title": _ERROR, "scale": alt.Scale(domain=[0, 1], nice=False), "axis": alt.Axis(tickCount=5)}
+    height: Shared = {
+        "title": _ERROR,
+        "scale": alt.Scale(domain=[0, 1], nice=False),
+        "axis": alt.Axis(labelExpr=PERCENT, tickCount=5),
+    }
     return alt.Y(f"{name}:Q", **height)
 
 
@@ -227,10 +233,10 @@ def _rows(table: pl.DataFrame) -> Rows:
     """The table with its numbers as text, and the rules on the first row of every panel."""
     first = pl.int_range(pl.len()).over("panel") == 0
     shown = table.with_columns(
-        as_text("text", pl.col("error")),
-        as_text("before", pl.col("intact")),
+        as_percent("text", pl.col("error")),
+        as_percent("before", pl.col("intact")),
         as_text("harm", pl.col("damage"), 2),
-        as_range("interval", "low", "high"),
+        as_percents("interval", "low", "high"),
         *(as_text(name, pl.col(of), 2) for of, name in (("ratio", "size"), ("tau", "order")) if of in table.columns),
         intact_rule=pl.when(first).then("intact"),
         guess_rule=pl.when(first).then("guess"),
@@ -246,8 +252,8 @@ def _block_words(table: pl.DataFrame) -> str:
     for (panel,), part in table.group_by("panel", maintain_order=True):
         errors = part["error"]
         told.append(
-            f"{panel}: {number(errors.min(), 2)} to {number(errors.max(), 2)}, with nothing deleted "  # type: ignore[arg-type]
-            f"{number(part['intact'][0], 2)}"
+            f"{panel}: {tenths(errors.min())} to {tenths(errors.max())}, with nothing deleted "  # type: ignore[arg-type]
+            f"{tenths(part['intact'][0])}"
         )
     return f"Test error with one block deleted, mean over {seeds_in_words(table)}. {'. '.join(told)}."
 
@@ -257,7 +263,6 @@ def _line_words(table: pl.DataFrame, title: str) -> str:
     for (panel, label), part in table.group_by("panel", "label", maintain_order=True):
         first, last = part.row(0, named=True), part.row(-1, named=True)
         told.append(
-            f"{label}, {panel}: {number(first['error'], 2)} with {first['k']}, {number(last['error'], 2)} with "
-            f"{last['k']}"
+            f"{label}, {panel}: {tenths(first['error'])} with {first['k']}, {tenths(last['error'])} with {last['k']}"
         )
     return f"{title}, mean over {seeds_in_words(table)}. {'. '.join(told)}."

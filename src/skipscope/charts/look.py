@@ -23,17 +23,21 @@ from skipscope.errors import InputError
 from skipscope.quantities import QUANTITIES
 from skipscope.readings import Readings
 from skipscope.spec import Spec
-from skipscope.words import number
+from skipscope.words import number, tenths
 
 __all__ = [
     "COLOURS",
     "INK",
     "LOG_LABELS",
     "NOTE",
+    "OTHERS",
+    "PERCENT",
     "SHAPES",
     "Rows",
     "Shared",
     "as_means",
+    "as_percent",
+    "as_percents",
     "as_range",
     "as_ranges",
     "as_rows",
@@ -68,6 +72,9 @@ COLOURS = {"plain": "#D55E00", "residual": "#0072B2", "twin": "#CC79A7", "matche
 
 SHAPES = {"plain": "circle", "residual": "square", "twin": "triangle-up", "matched": "diamond"}
 """The point of every design, for those who see no colours."""
+
+OTHERS = ("#8A63D2", "#A0712B", "#7A7A7A", "#C4488E", "#2F8F9D")
+"""Colours of what is no design (which part, which statistic, which depth), so that nobody takes it for one."""
 
 _MORE_COLOURS = ("#7A7A7A", "#0072B2", "#D55E00", "#009E73", "#CC79A7")  # of cells that are no design of ours
 _MORE_SHAPES = ("circle", "square", "diamond", "triangle-down", "cross")
@@ -145,7 +152,8 @@ def _kind(row: dict[str, Any]) -> str:
     if row["spec"]:
         known = Spec.from_json(row["spec"])
         spec = replace(known, stages=tuple(replace(stage, blocks=1) for stage in known.stages)).to_json()
-    return json.dumps({**row, "cell": "", "spec": spec, "depth": None}, sort_keys=True)
+    deep = dict.fromkeys(("depth", "blocks") if "blocks" in row else ("depth",))
+    return json.dumps({**row, "cell": "", "spec": spec, **deep}, sort_keys=True)
 
 
 def _fields_apart(cells: Sequence[str], specs: dict[str, str]) -> dict[str, list[str]]:
@@ -226,9 +234,10 @@ def facet(
     subtitle: list[str],
     description: str,
     independent: bool = False,
+    square: bool = False,
     size: tuple[int, int] = (320, 220),
 ) -> alt.FacetChart:
-    """The layers as panels of one chart, in the order of `panels`."""
+    """The layers as panels of one chart, in the order of `panels`; `square` ones keep the shape that `size` has."""
     width, height = size
     chart = (
         alt.layer(*layers)
@@ -240,6 +249,8 @@ def facet(
         )
         .properties(title=alt.Title(title, subtitle=subtitle), description=description)
     )
+    if square:
+        chart = chart.properties(usermeta={"aspect": height / width})
     if independent:
         chart = chart.resolve_scale(y="independent").properties(bounds="flush", spacing=64)
     configured: alt.FacetChart = chart.configure(**_CONFIG)
@@ -346,6 +357,9 @@ def _log_labels() -> str:
 
 
 LOG_LABELS = _log_labels()
+PERCENT = "format(100 * datum.value, '~g') + ' %'"
+"""A Vega expression: the label of a share on an axis, as sentences have it."""
+
 _WHOLE_POWER = "abs(log(datum.value) / LN10 - round(log(datum.value) / LN10)) < 1e-6"
 _POWERS_OF_TEN: Any = {"condition": {"test": _WHOLE_POWER, "value": 1}, "value": 0}  # grid lines at no other ticks
 
@@ -419,6 +433,20 @@ def as_range(name: str, low: str, high: str, middle: str | None = None) -> pl.Ex
 
     columns = [low, high, *([middle] if middle else [])]
     return pl.struct(columns).map_elements(told, pl.String, skip_nulls=False).alias(name)
+
+
+def as_percent(name: str, column: pl.Expr) -> pl.Expr:
+    """A column of shares as percentages to a tenth, for a tooltip."""
+    return column.map_elements(tenths, pl.String).fill_null(_NOTHING).alias(name)
+
+
+def as_percents(name: str, low: str, high: str) -> pl.Expr:
+    """As text: 4.0 % to 9.7 %; an en dash where there is nothing."""
+
+    def told(row: dict[str, Any]) -> str:
+        return _NOTHING if None in row.values() else f"{tenths(row[low])} to {tenths(row[high])}"
+
+    return pl.struct(low, high).map_elements(told, pl.String, skip_nulls=False).alias(name)
 
 
 def as_ranges() -> list[pl.Expr]:

@@ -13,6 +13,7 @@ import polars as pl
 from skipscope import paths
 from skipscope.charts.look import (
     INK,
+    OTHERS,
     Rows,
     Shared,
     as_ranges,
@@ -33,10 +34,10 @@ from skipscope.words import number
 
 __all__ = ["path_lengths", "path_lengths_data", "shares", "shares_data"]
 
-_PARTS = {"shortcut": ("#0072B2", "square"), "branch": ("#D55E00", "circle")}
+_PARTS = {"shortcut": (OTHERS[0], "square"), "branch": (OTHERS[1], "circle")}
 """Colour and point of the two ways."""
 
-_ESTIMATES = {"median draw": "#0072B2", "all draws, by energy": "#D55E00"}
+_ESTIMATES = {"median draw": OTHERS[0], "all draws, by energy": OTHERS[1]}
 
 _BEYOND = (-0.5, 1.5)
 """Where the bands of the weights are cut off, in units of the highest line: single draws may swing far beyond."""
@@ -166,19 +167,20 @@ def _share_words(table: pl.DataFrame) -> str:
 
 
 def path_lengths_data(readings: Readings) -> pl.DataFrame:
-    """What `path_lengths` draws: `skipscope.paths.paths_data` with the column `panel`.
+    """What `path_lengths` draws: `skipscope.paths.paths_data` with the column `panel`, and the law only where it holds.
 
     Raises:
         InputError: there are no such readings.
     """
-    return _panelled(paths.paths_data(readings))
+    table = _panelled(paths.paths_data(readings))
+    return table.with_columns(law=pl.when(pl.col("refusal") == "").then(pl.col("law")))
 
 
 def path_lengths(readings: Readings, *, columns: int = 2) -> alt.FacetChart:
     """Which part of the gradient came through how many branches, a panel a cell.
 
-    The median draw with its bands, all draws weighted by their energy, the binomial law (faint where its conditions are
-    not met), and as bars the share of the *number* of paths. Bands end half the height of the highest line below 0 and
+    The median draw with its bands, all draws weighted by their energy, the binomial law where its conditions are met,
+    and as bars the share of the *number* of paths. Bands end half the height of the highest line below 0 and
     above it.
 
     Args:
@@ -201,7 +203,7 @@ def path_lengths(readings: Readings, *, columns: int = 2) -> alt.FacetChart:
         title="How many branches the gradient came through",
         subtitle=[
             f"median over {seeds_in_words(table)} with bands 25 to 75 % and 5 to 95 %; grey bars: the number of paths",
-            "dashed: the binomial law, faint where its conditions are not met; m: mean length of all draws by energy",
+            "dashed: the binomial law, where its conditions are met; m: mean length of the median draw",
         ],
         description=_length_words(table, misfit),
         independent=True,
@@ -241,12 +243,8 @@ def _measured(x: alt.X, y: Shared) -> list[alt.Chart]:
 
 
 def _laws(x: alt.X, y: Shared, table: pl.DataFrame) -> list[alt.Chart]:
-    def dashed(column: str, opacity: float) -> alt.Chart:
-        line = alt.Chart().mark_line(color=INK, strokeWidth=1.5, strokeDash=[6, 3], opacity=opacity, clip=True)
-        drawn: alt.Chart = line.encode(x=x, y=alt.Y(f"{column}:Q", **y))
-        return drawn
-
-    return [dashed("law_held", 1), dashed("law_refused", 0.4)] if _has_law(table) else []
+    line = alt.Chart().mark_line(color=INK, strokeWidth=1.5, strokeDash=[6, 3], clip=True)
+    return [line.encode(x=x, y=alt.Y("law:Q", **y))] if _has_law(table) else []
 
 
 def _note_layer() -> alt.Chart:
@@ -258,8 +256,7 @@ def _note_layer() -> alt.Chart:
 
 
 def _length_rows(table: pl.DataFrame, misfit: pl.DataFrame) -> Rows:
-    told = {row["cell"]: _note(row) for row in misfit.filter(pl.col("estimate") == "pooled").to_dicts()}
-    held = pl.col("refusal") == ""
+    told = {row["cell"]: _note(row) for row in misfit.filter(pl.col("estimate") == "typical").to_dicts()}
     peak = pl.max_horizontal("q50", "pooled", "law").max().over("cell")
     cut = [pl.col(name).clip(_BEYOND[0] * peak, _BEYOND[1] * peak) for name in ("q05", "q25", "q75", "q95")]
     return as_rows(
@@ -269,8 +266,6 @@ def _length_rows(table: pl.DataFrame, misfit: pl.DataFrame) -> Rows:
             as_text("pooled_text", pl.col("pooled")),
             as_text("law_text", pl.col("law")),
             as_text("count_text", pl.col("count")),
-            law_held=pl.when(held).then(pl.col("law")),
-            law_refused=pl.when(~held).then(pl.col("law")),
             told=pl.when(pl.col("length") == 0).then(pl.col("cell").replace_strict(told)),
         )
         .with_columns(cut)
@@ -280,16 +275,14 @@ def _length_rows(table: pl.DataFrame, misfit: pl.DataFrame) -> Rows:
 
 def _note(row: dict[str, Any]) -> str:
     said = f"m = {number(row['mean'])}"
-    if row["law_mean"] is None:
-        return f"{said}, no law"
-    return f"{said}, law {number(row['law_mean'])}\ntotal variation {number(row['distance'], 2)}"
+    return f"{said}, no law" if row["refusal"] else f"{said}, law {number(row['law_mean'])}"
 
 
 def _length_words(table: pl.DataFrame, misfit: pl.DataFrame) -> str:
     panels = dict(table.select("cell", "panel").unique().iter_rows())
     told = [
-        f"{panels[row['cell']]}: by energy {number(row['mean'])} of {row['junctions']} branches in the mean, "
-        + ("no law" if row["law_mean"] is None else f"the law says {number(row['law_mean'])}")
-        for row in misfit.filter(pl.col("estimate") == "pooled").to_dicts()
+        f"{panels[row['cell']]}: in the median draw {number(row['mean'])} of {row['junctions']} branches in the mean, "
+        + ("no law" if row["refusal"] else f"the law says {number(row['law_mean'])}")
+        for row in misfit.filter(pl.col("estimate") == "typical").to_dicts()
     ]
     return f"Share of the gradient by the number of branches passed, over {seeds_in_words(table)}. {'. '.join(told)}."

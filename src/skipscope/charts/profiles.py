@@ -35,7 +35,7 @@ from skipscope.charts.look import (
 )
 from skipscope.errors import require_int
 from skipscope.readings import Readings
-from skipscope.summary import QUANTILES, Summary
+from skipscope.summary import QUANTILES, Summary, require_summary
 from skipscope.words import number
 
 __all__ = ["coincident", "coincident_words", "flow", "flow_data", "junctions", "junctions_data"]
@@ -64,6 +64,7 @@ def flow_data(summary: Summary, quantity: str = "backward_gain") -> pl.DataFrame
     Raises:
         InputError: the summary has no such quantity, or none with a place in depth.
     """
+    require_summary(summary)
     rows = summary.of(quantity).filter(pl.col("kind") != "network")
     rows = rows.filter(pl.col("step") == pl.col("step").min(), pl.col("call") == 0)
     require_rows(rows, f"{quantity!r} is a number of the network as a whole; draw it with charts.distribution.")
@@ -195,6 +196,7 @@ def junctions_data(summary: Summary) -> pl.DataFrame:
     Raises:
         InputError: the summary has no junctions.
     """
+    require_summary(summary)
     table = summary.table.filter(pl.col("quantity").is_in(list(_JUNCTION_QUANTITIES)))
     table = table.filter(pl.col("step") == pl.col("step").min(), pl.col("call") == 0)
     require_rows(table, "these readings have no junctions, where a shortcut and a branch are added.")

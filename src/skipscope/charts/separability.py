@@ -11,6 +11,7 @@ import polars as pl
 from skipscope import separability
 from skipscope.charts.look import (
     INK,
+    PERCENT,
     Rows,
     Shared,
     as_range,
@@ -110,7 +111,7 @@ def _layers(table: pl.DataFrame, quantity: str, *, chance: bool) -> list[alt.Cha
     x = depth_axis(table["layers"], "layers", "weight layers passed")
     share = quantity != "effective_dimension"
     scale = alt.Scale(domain=[0, 1.03]) if share else alt.Scale(zero=True)  # no point at 1 is cut in half
-    axis = alt.Axis(labelExpr="format(100 * datum.value, 'd') + ' %'", tickCount=6) if share else alt.Axis(tickCount=6)
+    axis = alt.Axis(labelExpr=PERCENT, tickCount=6) if share else alt.Axis(tickCount=6)
     height: Shared = {"title": _AXES[quantity], "scale": scale, "axis": axis}
 
     def y(name: str) -> alt.Y:
@@ -206,6 +207,7 @@ def samples(pictures: Pictures, *, columns: int = 5) -> alt.FacetChart:
         subtitle=[f"the first {count} of every class in the training part"],
         description=f"The first {count} training samples of every class of {pictures.data}: {', '.join(names)}.",
         size=(round(room), round(room * high / wide)),
+        square=True,
     )
 
 

@@ -15,6 +15,7 @@ from skipscope import spectra
 from skipscope.charts.look import (
     INK,
     LOG_LABELS,
+    OTHERS,
     Rows,
     Shared,
     as_range,
@@ -29,17 +30,20 @@ from skipscope.charts.look import (
     tooltip,
     zoom,
 )
-from skipscope.errors import require_int
+from skipscope.errors import quoted, require_int, require_type
 from skipscope.summary import Summary
 from skipscope.words import number
 
-__all__ = ["CURVES", "spectrum", "spectrum_data"]
+__all__ = ["CURVES", "FLOOR", "spectrum", "spectrum_data"]
+
+FLOOR = 1e-6
+"""What is smaller is not drawn, as the axis to it would flatten all that is near 1: a line in the panel says it."""
 
 CURVES = {
-    "sigma_max": ("largest", "#D55E00", "triangle-up"),
-    "rms": ("root mean square", "#009E73", "circle"),
-    "sigma_median": ("median", "#0072B2", "square"),
-    "sigma_min": ("smallest", "#CC79A7", "triangle-down"),
+    "sigma_max": ("largest", OTHERS[1], "triangle-up"),
+    "rms": ("root mean square", OTHERS[2], "circle"),
+    "sigma_median": ("median", OTHERS[0], "square"),
+    "sigma_min": ("smallest", OTHERS[3], "triangle-down"),
 }
 """The curves: in words, colour and point."""
 
@@ -50,8 +54,10 @@ def spectrum_data(summary: Summary, part: Literal["network", "body"] = "body") -
     Raises:
         InputError: the summary holds no readings of this study, or none of that part.
     """
-    table = spectra.spectrum_data(summary).filter(pl.col("part") == part)
-    require_rows(table, f"part {part!r} was not measured; measure it with studies.jacobian(parts=...).")
+    known = spectra.spectrum_data(summary)
+    require_type("part", part, str, "body or network")
+    table = known.filter(pl.col("part") == part)
+    require_rows(table, f"part {quoted(part)} was not measured; measure it with studies.jacobian(parts=...).")
     widths = table["width"].n_unique() > 1
     panel = pl.format("{}, width {}", "design", "width") if widths else pl.col("design")
     names = {curve: name for curve, (name, _, _) in CURVES.items()}
@@ -64,10 +70,10 @@ def spectrum_data(summary: Summary, part: Literal["network", "body"] = "body") -
     )
 
 
-def spectrum(summary: Summary, part: Literal["network", "body"] = "body", *, columns: int = 3) -> alt.FacetChart:
+def spectrum(summary: Summary, part: Literal["network", "body"] = "body", *, columns: int = 2) -> alt.FacetChart:
     """Singular values against depth, a panel a design: medians over seeds with the band of 25 to 75 %.
 
-    The axis is logarithmic, so a median of 0 is not drawn: a line in the panel says where there is one.
+    The axis is logarithmic: a line in the panel says which median is 0, or below `FLOOR`, and so not drawn.
 
     Args:
         summary: of readings of study `jacobian`.
@@ -94,14 +100,14 @@ def spectrum(summary: Summary, part: Literal["network", "body"] = "body", *, col
             + ("; dashed: the law of the root mean square" if _has_law(table) else "")
         ],
         description=_words(table, part),
-        size=(250, 200),
+        size=(320, 200),
     )
 
 
 def _scale(table: pl.DataFrame) -> alt.Scale:
     """All that is drawn, and below it room for the notes, where there are any."""
     drawn = pl.concat([table[name].drop_nulls() for name in ("q25", "q50", "q75", "law")])
-    positive = drawn.filter(drawn > 0)
+    positive = drawn.filter(drawn >= FLOOR)
     if positive.is_empty():
         return alt.Scale(type="log")
     low, high = (math.log10(float(str(end))) for end in (min(positive.min(), 1.0), max(positive.max(), 1.0)))  # type: ignore[type-var]
@@ -166,13 +172,13 @@ def _zeros() -> list[alt.Chart]:
         drawn: alt.Chart = text.encode(text="line:N")
         return drawn
 
-    return [note(line) for line in range(len(CURVES))]
+    return [note(line) for line in range(2 * len(CURVES))]
 
 
 def _rows(table: pl.DataFrame) -> Rows:
     told = {panel: _zero(part) for (panel,), part in table.group_by("panel")}
     first = pl.int_range(pl.len()).over("panel") == 0
-    positive = [pl.when(pl.col(name) > 0).then(pl.col(name)).alias(name) for name in ("q25", "q50", "q75")]
+    drawn = [pl.when(pl.col(name) >= FLOOR).then(pl.col(name)).alias(name) for name in ("q25", "q50", "q75")]
     return as_rows(
         table.with_columns(
             as_text("median", pl.col("q50")),
@@ -181,7 +187,7 @@ def _rows(table: pl.DataFrame) -> Rows:
             told=pl.when(first).then(pl.col("panel").replace_strict(told, return_dtype=pl.String)),
             one=pl.when(first).then(1.0),
         )
-        .with_columns(positive)
+        .with_columns(drawn)
         .select(
             "panel",
             "depth",
@@ -202,13 +208,17 @@ def _rows(table: pl.DataFrame) -> Rows:
 
 
 def _zero(panel: pl.DataFrame) -> str | None:
-    """Where the median of a curve is 0, a line a curve, from below."""
+    """Where the median of a curve is 0 or below `FLOOR`, a line a curve, from below."""
     told = []
     for (name,), part in panel.group_by("name", maintain_order=True):
         zero = part.filter(pl.col("q50") == 0)["depth"].to_list()
         if zero:
             where = "at all depths" if len(zero) == part.height else f"at d = {', '.join(map(str, zero))}"
             told.append(f"{name} is 0 {where}")
+        below = part.filter(pl.col("q50") > 0, pl.col("q50") < FLOOR)
+        if below.height:
+            values = ", ".join(f"{number(row['q50'], 2)} at d = {row['depth']}" for row in below.iter_rows(named=True))
+            told.append(f"{name}, not drawn: {values}")
     return "; ".join(told[::-1]) or None
 
 

@@ -13,6 +13,8 @@ import polars as pl
 from skipscope import trends
 from skipscope.charts.look import (
     INK,
+    OTHERS,
+    PERCENT,
     Rows,
     Shared,
     as_means,
@@ -41,7 +43,7 @@ from skipscope.charts.look import (
 )
 from skipscope.errors import require_int
 from skipscope.readings import Readings
-from skipscope.summary import QUANTILES, Summary
+from skipscope.summary import QUANTILES, Summary, require_summary
 from skipscope.words import number
 
 __all__ = [
@@ -59,7 +61,7 @@ __all__ = [
 def scaling_data(summary: Summary, quantity: str = "backward_gain") -> pl.DataFrame:
     """What `scaling` draws: a number of whole networks, one row a network, by kind of network and depth.
 
-    A gain is that of the whole network: at `head` forward, at `input` backward.
+    A gain is that of the whole network: at `head` forward, at `input` backward; of a model of one's own, of its body.
 
     Returns:
         Columns `cell`, `panel` (the kind), `design`, `depth`, the summary's `n`, `zeros`, `nonfinite`, `q05` to `q95`,
@@ -69,8 +71,11 @@ def scaling_data(summary: Summary, quantity: str = "backward_gain") -> pl.DataFr
     Raises:
         InputError: the summary has no such quantity of whole networks.
     """
+    require_summary(summary)
+    of = summary.of(quantity)
     place = trends.RATES.get(quantity, ("", "network"))[1]
-    rows = summary.of(quantity).filter(pl.col("site") == place, pl.col("depth").is_not_null())
+    # Of a model of one's own a gain is that of its body, and stands at the network.
+    rows = of.filter(pl.col("site").is_in((place, "network")), pl.col("depth").is_not_null())
     rows = rows.filter(pl.col("step") == pl.col("step").min(), pl.col("call") == 0)
     require_rows(rows, f"{quantity!r} was not measured of a whole network, at site {place!r}; see studies.sweep.")
     named = kinds(summary.readings)
@@ -242,7 +247,7 @@ def rates(readings: Readings, *, columns: int = 2) -> alt.FacetChart:
     )
 
 
-_OF = {"typical draw": ("#0072B2", "circle"), "root mean square": ("#D55E00", "diamond")}
+_OF = {"typical draw": (OTHERS[0], "circle"), "root mean square": (OTHERS[1], "diamond")}
 """Colour and point of the two rates."""
 
 _COLUMNS = {"typical draw": ("factor", "low", "high", "law_factor")} | {
@@ -316,7 +321,7 @@ def contradictions_data(readings: Readings) -> pl.DataFrame:
     require_rows(table, "a contradiction takes a network without shortcuts and one with them, of one depth.")
     differing = [name for name in ("width", "cotangent") if table[name].n_unique() > 1]
     more = [pl.format(f", {name} {{}}", pl.col(name).cast(pl.String)) for name in differing]
-    return table.with_columns(panel=pl.concat_str([pl.format("{} / {}", "design", "against"), *more]))
+    return table.with_columns(panel=pl.concat_str([pl.format("{} against {}", "against", "design"), *more]))
 
 
 def contradictions(readings: Readings, *, columns: int = 2) -> alt.FacetChart:
@@ -335,10 +340,10 @@ def contradictions(readings: Readings, *, columns: int = 2) -> alt.FacetChart:
     y: Shared = {
         "title": "share of draws",
         "scale": alt.Scale(domain=[0, 1]),
-        "axis": alt.Axis(format=".0%", tickCount=5),
+        "axis": alt.Axis(labelExpr=PERCENT, tickCount=5),
     }
     hover = tooltip(panel="pair", depth="depth", told="contradict", median="median N", n="draws")
-    base = alt.Chart().encode(x=x, color=alt.value("#D55E00"))
+    base = alt.Chart().encode(x=x, color=alt.value(OTHERS[0]))
     coin = alt.Chart().mark_rule(color=INK, strokeDash=[6, 3], clip=True).encode(y=alt.Y("half:Q", **y))
     point = base.mark_point(filled=True, opacity=1, size=50, clip=True)
     return facet(

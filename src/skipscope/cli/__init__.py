@@ -33,6 +33,7 @@ from skipscope.cli.report import report
 from skipscope.cli.representation import representation
 from skipscope.cli.sweep import sweep
 from skipscope.cli.theory import theory
+from skipscope.cli.twin import twin
 from skipscope.errors import InputError, one_line
 
 __all__ = ["VERBS", "cli", "main"]
@@ -49,6 +50,7 @@ VERBS: tuple[click.Command, ...] = (
     degradation,
     lesion,
     networks,
+    twin,
     theory,
     diagnose,
     compare,

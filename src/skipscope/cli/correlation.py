@@ -26,14 +26,14 @@ def _shown(readings: Readings) -> Shown:
 @click.command()
 @options.depths("5,10,20,40")
 @options.width(100)
-@options.designs_of_study
+@options.designs()
 @click.option("--cosine", type=float, default=0.0, show_default=True, help="Between the two inputs, from -1 to 1.")
 @click.option("--independent", is_flag=True, help="Leave the two inputs as they are drawn.")
 @options.layers(output="linear")
 @options.batch(32, "Samples a network with batch normalisation.")
 @study("gradient correlation", title="Correlation of gradients", shown=_shown)
-def correlation(*, design: tuple[str, ...], cosine: float, independent: bool, **asked: Any) -> Readings:
+def correlation(*, designs: list[str], cosine: float, independent: bool, **asked: Any) -> Readings:
     """How alike the gradients at two inputs are, by depth (shattering)."""
     from skipscope import studies
 
-    return studies.correlation(**options.chosen(designs=design), cosine=None if independent else cosine, **asked)
+    return studies.correlation(**options.chosen(designs=designs), cosine=None if independent else cosine, **asked)

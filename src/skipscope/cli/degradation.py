@@ -17,17 +17,18 @@ _OUTCOMES = {"train_loss": "training loss", "train_error": "training error", "te
 
 
 def _shown(readings: Readings) -> Shown:
-    from skipscope import degradation
+    from skipscope import degradation, stops
 
     final = degradation.final(readings)
     return Shown(
         table=final,
-        overview=lambda: [_outcomes(final), _gradients(readings)],
+        overview=lambda: [_outcomes(final), _gradients(readings), printing.stopped(readings)],
         further=lambda: {
             "final": final,
             "paired": degradation.paired(readings),
             "gradients": degradation.gradients(readings),
             "rates": degradation.rates(readings),
+            "stopped": stops.stops(readings),
             **{name: degradation.curves(readings, name) for name in ("train_error", "test_error", "gradient_norm")},
         },
         findings=lambda: degradation.findings(readings),
@@ -67,7 +68,7 @@ def _norms(context: click.Context, option: click.Parameter, value: str) -> list[
 @options.data
 @options.depths("6,20,44", about="Weight layers: 6,20,44 or first:last:step; blocks of residual and twin.")
 @options.width(32)
-@options.designs("plain,matched")
+@options.designs("plain", "matched")
 @click.option(
     "--norms",
     default="none,batch",
@@ -89,7 +90,7 @@ def _norms(context: click.Context, option: click.Parameter, value: str) -> list[
 @click.option("--schedule", default="constant", show_default=True, help="Of the rate: constant, drops or cosine.")
 @click.option("--tuning", type=int, default=3, show_default=True, help="Further seeds by which the rate is chosen.")
 @click.option("--record", type=int, default=20, show_default=True, help="How often to measure on the way.")
-@study("degradation", title="Degradation", shown=_shown, seeds=8)
+@study("degradation", title="Degradation", shown=_shown, seeds=8, folder=True)
 def degradation(*, steps: int, batch: int, schedule: Any, **asked: Any) -> Readings:
     """Whether deeper networks train worse, and what shortcuts and gradients have to do with it."""
     from skipscope import studies

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from skipscope.cli import options, outputs, printing
+from skipscope.cli.study import keeping
 from skipscope.errors import InputError
 from skipscope.readings import Readings
+
+if TYPE_CHECKING:
+    from skipscope.studies.presets import Part
 
 SEEDS = 200
 """Seeds of gradient flow; the other studies have their share, as training takes longer than measuring."""
@@ -23,9 +28,10 @@ SEEDS = 200
 @options.path(
     "--out", default=Path("skipscope-report"), show_default=True, help="Folder of the report and the readings."
 )
+@options.folder
 @options.overwrite
 @options.quiet
-def demo(preset: str, seeds: range, out: Path, overwrite: bool, quiet: bool, **how: Any) -> None:
+def demo(preset: str, seeds: range, out: Path, folder: Path | None, overwrite: bool, quiet: bool, **how: Any) -> None:
     """The experiments of the original notebook, over many draws; a report in one HTML file."""
     from skipscope import studies
     from skipscope.errors import choose
@@ -35,11 +41,8 @@ def demo(preset: str, seeds: range, out: Path, overwrite: bool, quiet: bool, **h
     parts = PRESETS[choose("preset", preset, PRESETS)]
     _check_seeds(seeds, [part.own(seeds, whole=SEEDS) for part in parts])
     page, saved = _files(out, overwrite)
-    found = []
-    for part in parts:
-        with printing.progress(part.about, quiet) as progress:
-            found.append(part.run(seeds=seeds, whole=SEEDS, progress=progress, **how))
-    readings = Readings.concat(found)
+    with keeping(folder):
+        readings = _measured(parts, folder, quiet, seeds=seeds, whole=SEEDS, **how)
     with printing.progress("pictures of representations", quiet):
         beside = {"representation": {"pictures": studies.pictures(readings.select(study="representation"))}}
     with _made(out):
@@ -49,6 +52,41 @@ def demo(preset: str, seeds: range, out: Path, overwrite: bool, quiet: bool, **h
     if not quiet:
         printing.print_findings(takeaways(readings))
     click.echo(f"Report: {click.format_filename(page)}\nReadings: {click.format_filename(saved)}")
+
+
+def _measured(parts: Sequence[Part], folder: Path | None, quiet: bool, **how: Any) -> Readings:
+    """The readings of all studies; in a folder a study is a part of the run, and what takes long has a run of its own.
+
+    Args:
+        parts: the studies.
+        folder: keeps what is measured, see `skipscope.runs`.
+        quiet: whether no progress is shown.
+        how: what every study is given.
+    """
+    from skipscope import runs
+
+    if folder is None:
+        return Readings.concat(_shown(part, part.run, quiet, **how) for part in parts)
+    changing = {**how, "seeds": [how["seeds"].start, how["seeds"].stop]}
+    del changing["jobs"]  # which change no number
+    plan = {**changing, "studies": [part.described for part in parts]}
+    found = []
+    with runs.opened(folder, plan, parts=len(parts)) as run:
+        for number, part in enumerate(parts):
+            known = run.load(number)
+            if known is None:
+                known = _shown(part, partial(part.run_in, run.folder), quiet, **how)
+                run.save(number, known)
+            found.append(known)
+        readings = Readings.concat(found)
+        run.finish(readings)
+    return readings
+
+
+def _shown(part: Part, measure: Callable[..., Readings], quiet: bool, **how: Any) -> Readings:
+    """What a study gives, while its progress is shown."""
+    with printing.progress(part.about, quiet) as progress:
+        return measure(progress=progress, **how)
 
 
 def _check_seeds(seeds: range, own: Sequence[range]) -> None:

@@ -24,14 +24,14 @@ def _shown(readings: Readings) -> Shown:
 @click.command()
 @options.depths("5,10,20,40")
 @options.width()
-@options.designs_of_study
+@options.designs()
 @click.option("--part", multiple=True, help="body or network (may be given twice); both if none is given.")
 @click.option("--blocks/--no-blocks", default=True, show_default=True, help="Measure every block by itself as well.")
 @options.layers(output="linear")
 @options.batch(64, "Samples a network with batch normalisation.")
 @study("Jacobians", title="Singular values of the Jacobian", shown=_shown, seeds=50)
-def jacobian(*, design: tuple[str, ...], part: tuple[str, ...], **asked: Any) -> Readings:
+def jacobian(*, designs: list[str], part: tuple[str, ...], **asked: Any) -> Readings:
     """Singular values of networks, bodies and blocks, by depth."""
     from skipscope import studies
 
-    return studies.jacobian(**options.chosen(designs=design, parts=part), **asked)
+    return studies.jacobian(**options.chosen(designs=designs, parts=part), **asked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,39 +17,65 @@ from skipscope.errors import InputError, quoted
 if TYPE_CHECKING:
     from skipscope.readings import Readings
 
-MODEL_OPTIONS = ("input_", "input_dtype", "high", "loss", "sites")
-"""Parameters that are about a model of one's own."""
+MODEL_OPTIONS = ("input_", "input_dtype", "high", "loss", "sites", "batches", "twin", "at")
+"""Parameters that are about a model of one's own; a verb has some of them."""
 
 SHARED = ("model", "batch", "seeds", "seed", "out", "page", "overwrite", "format_", "quiet")
 """Parameters that it has in common with designs."""
 
-model = options.several(
+named = options.several(
     click.argument("model", required=False),
     click.option("--input", "input_", help="Sizes of a drawn input of MODEL, samples first: 8x3x224x224."),
     click.option("--input-dtype", default="float32", show_default=True, help="Of that input; int64 for tokens."),
     click.option("--high", type=int, help="Whole numbers of the input are below that."),
     click.option("--loss", help="A function package.module:name of output and batch; else the model's own, or random."),
-    click.option("--sites", multiple=True, help="Sites to report, by pattern (may be given several times)."),
 )
-batch = click.option("--batch", default="1", show_default=True, help="Samples a network; of MODEL a .safetensors file.")
+"""A model, and what it sees."""
+
+sites = click.option("--sites", multiple=True, help="Sites to report, by pattern (may be given several times).")
+model = options.several(named, sites)
+batches = click.option(
+    "--batches", type=int, default=1, show_default=True, help="Batches of MODEL: so many inputs, or parts of the file."
+)
 
 
-def split(asked: dict[str, Any]) -> dict[str, Any] | None:
+def batch_of(default: int, about: str) -> Callable[[options.Command], options.Command]:
+    """`--batch`: a number of designs, a file of a model."""
+    return click.option(
+        "--batch", default=str(default), show_default=True, help=f"{about}Of MODEL a .safetensors file."
+    )
+
+
+batch = batch_of(1, "Samples a network. ")
+
+
+def split(asked: dict[str, Any], *, shared: Collection[str] = ()) -> dict[str, Any] | None:
     """Take what is about a model out of what was asked; None where it was about designs.
+
+    Args:
+        asked: the values of all options; without those of a model, afterwards.
+        shared: parameters that a model has in common with designs, beside `SHARED`.
 
     Raises:
         InputError: options of the one are given with the other.
     """
-    own = {name: asked.pop(name) for name in ("model", *MODEL_OPTIONS)}
+    mine = [name for name in MODEL_OPTIONS if name in asked and name not in shared]
+    own = {name: asked.pop(name) for name in ("model", *mine)}
     if own["model"] is None:
-        _refuse(MODEL_OPTIONS, "is about a model of your own: name it, e.g. mypackage.models:make_model.")
+        _refuse(mine, "is about a model of your own: name it, e.g. mypackage.models:make_model.")
         asked["batch"] = _samples(asked["batch"])
         return None
     context = click.get_current_context()
-    designs = [p.name for p in context.command.params if p.name not in (*SHARED, *MODEL_OPTIONS)]
+    designs = [p.name for p in context.command.params if p.name not in (*SHARED, *mine, *shared)]
     _refuse([str(name) for name in designs], f"is about designs, and {own['model']!r} is a model: leave it out.")
     several = _given("seeds")
-    return own | {"batch": asked["batch"], "seeds": asked["seeds"] if several else asked["seeds"][:1]}
+    taken = {name: asked[name] for name in (*shared, "batch") if name in asked}
+    return own | taken | {"seeds": asked["seeds"] if several else asked["seeds"][:1]}
+
+
+def seeds_or(seeds: range, most: int) -> range:
+    """The seeds that were asked for; of models, which take longer than designs, not as many unless they were."""
+    return seeds if _given("seeds") else seeds[:most]
 
 
 def _samples(text: str) -> int:
@@ -81,10 +107,7 @@ def measured(
     Raises:
         InputError: PyTorch is not installed, or something cannot be used.
     """
-    import importlib.util
-
-    if importlib.util.find_spec("torch") is None:
-        raise InputError(f"MODEL {model!r} needs PyTorch: pip install 'skipscope[torch]'.")
+    require_torch(model)
     from skipscope.probe import probe
     from skipscope.readings import Readings
     from skipscope.torch import naming
@@ -93,7 +116,7 @@ def measured(
     found = []
     for seed in seeds:
         data = _batch(batch, seed=seeds[0], **asked)
-        with _told(model):
+        with told(model):
             found.append(
                 probe(
                     naming.model_of(model, seed=seed),
@@ -107,8 +130,92 @@ def measured(
     return Readings.concat(found)
 
 
+def studied(verb: str, own: dict[str, Any], **asked: Any) -> Readings:
+    """What a study of `skipscope.studies` says of the one model that is named, on the batches that are.
+
+    Raises:
+        InputError: PyTorch is not installed, several seeds are asked for, or something cannot be used.
+    """
+    require_torch(own["model"])
+    from skipscope import studies
+    from skipscope.torch import naming
+
+    seeds = own["seeds"]
+    if len(seeds) > 1:
+        raise InputError(f"--seeds {len(seeds)}: {verb} is about one model; give --seed for another.")
+    loss = given_loss(own["loss"])
+    data = {name: own[name] for name in ("input_", "input_dtype", "high")}
+    held = batches_of(own["batch"], own["batches"], **data, seed=seeds[0])
+    seeded = {"seed": seeds[0]} if verb == "twin" else {}
+    with told(own["model"]):
+        readings: Readings = getattr(studies, verb)(
+            naming.model_of(own["model"], seed=seeds[0]), iter(held), loss=loss, **seeded, **asked
+        )
+    return readings
+
+
+def swept(own: dict[str, Any], progress: Any) -> Readings:
+    """The sweep of the factory that is named.
+
+    Raises:
+        InputError: PyTorch is not installed, or something cannot be used.
+    """
+    require_torch(own["model"])
+    from skipscope import studies
+    from skipscope.torch import naming
+
+    naming.named("MODEL", own["model"])
+    given_loss(own["loss"])
+    data = {name: own[name] for name in ("input_", "input_dtype", "high")}
+    batch = _batch(own["batch"], **data, seed=own["seeds"][0])
+    asked = {name: own[name] for name in ("depths", "seeds", "loss", "twin", "sites", "folder", "jobs")}
+    with told(own["model"]):
+        return studies.sweep(own["model"], batch=batch, **asked, progress=progress)
+
+
+def require_torch(model: str) -> None:
+    """Whether a model can be run at all.
+
+    Raises:
+        InputError: PyTorch is not installed.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("torch") is None:
+        raise InputError(f"MODEL {model!r} needs PyTorch: pip install 'skipscope[torch]'.")
+
+
+def given_loss(loss: str | None) -> Any:
+    """The loss that is named, or None.
+
+    Raises:
+        InputError: there is no such name.
+    """
+    from skipscope.torch import naming
+
+    return None if loss is None else naming.named("--loss", loss)
+
+
+def batches_of(
+    batch: str, count: int, *, input_: str | None, input_dtype: str, high: int | None, seed: int
+) -> list[Any]:
+    """So many batches: as many inputs, drawn one after the other, or the file in as many parts.
+
+    Raises:
+        InputError: they cannot be had.
+    """
+    from skipscope.errors import require_int
+    from skipscope.torch import naming
+
+    require_int("--batches", count, least=1)
+    if input_ is not None:
+        _batch(batch, input_=input_, input_dtype=input_dtype, high=high, seed=seed)  # says what is wrong with it
+        return [naming.drawn(input_, dtype=input_dtype, high=high, seed=seed + each) for each in range(count)]
+    return naming.parts(_batch(batch, input_=None, input_dtype=input_dtype, high=high, seed=seed), count)
+
+
 @contextmanager
-def _told(model: str) -> Iterator[None]:
+def told(model: str) -> Iterator[None]:
     """What a user's own code raises is told in one line, as it is about what it was given."""
     try:
         yield

@@ -7,7 +7,7 @@ read here, so that a verb gets the values under the names that the studies have 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -36,6 +36,20 @@ def several(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
 def _names(context: click.Context, option: click.Parameter, value: str) -> list[str]:
     """`plain,residual`."""
     return [name.strip() for name in value.split(",") if name.strip()]
+
+
+def _designs(context: click.Context, option: click.Parameter, values: tuple[str, ...], *, commas: bool) -> list[str]:
+    """One name each; where names have commas, `plain,twin` is told from one such as `residual, layer norm`."""
+    from skipscope.designs import DESIGNS
+
+    for value in values:
+        names = [name.strip() for name in value.split(",")]
+        if len(names) > 1 and not (commas and {"", *DESIGNS}.isdisjoint(names[1:])):
+            raise InputError(
+                f"--design is one design, given once for each and not with commas; got {quoted(value)}. Write e.g. "
+                "--design plain --design residual."
+            )
+    return list(values)
 
 
 def _depths(context: click.Context, option: click.Parameter, value: str) -> list[int]:
@@ -80,7 +94,7 @@ def _gains(context: click.Context, option: click.Parameter, value: str) -> list[
     return [_gain(context, option, name) for name in _names(context, option, value)]
 
 
-def chosen(**values: tuple[str, ...]) -> dict[str, Any]:
+def chosen(**values: Sequence[str]) -> dict[str, Any]:
     """What was chosen, of options that may be given several times; the rest is left to whoever is asked."""
     return {name: list(given) for name, given in values.items() if given}
 
@@ -139,9 +153,21 @@ def depths(
     return click.option(name, default=default, show_default=True, callback=_depths, help=about)
 
 
-def designs(default: str) -> Callable[[Command], Command]:
-    """`--design`, names separated by commas, given to the verb as the list `designs`."""
-    return _listed("--design", "designs", default, "Designs, separated by commas.")
+def designs(*default: str) -> Callable[[Command], Command]:
+    """`--design`, given once for every design, and to the verb as the list `designs`; as all other verbs have it.
+
+    Not a list with commas, as the names of some designs have commas of their own. Without a default the verb gets an
+    empty list where none is given, and leaves them to the study.
+    """
+    return click.option(
+        "--design",
+        "designs",
+        multiple=True,
+        default=default,
+        show_default=bool(default),
+        callback=functools.partial(_designs, commas=not default),
+        help="A design; may be given several times." + ("" if default else " All of the study if none is given."),
+    )
 
 
 def layers(output: str) -> Callable[[Command], Command]:
@@ -163,10 +189,6 @@ gains = click.option(
     show_default=True,
     callback=_gains,
     help="Gains of the branch, separated by commas.",
-)
-# The names of these designs have commas of their own.
-designs_of_study = click.option(
-    "--design", multiple=True, help="A design of the study (may be given several times); all of them if none is given."
 )
 features = _number("--features", 16, "Numbers a sample has.")
 cotangent = click.option("--cotangent", default="gaussian", show_default=True, help="gaussian or ones.")
@@ -193,7 +215,7 @@ specs = click.option(
     help="Networks of the paper in place of designs, separated by commas: cifar-20,cifar-20-plain.",
 )
 network = several(
-    designs("plain,residual,twin,matched"),
+    designs("plain", "residual", "twin", "matched"),
     _number("--depth", 28, "Layers of plain, blocks of residual networks."),
     dense,
 )
@@ -210,7 +232,7 @@ def steps(default: int) -> Callable[[Command], Command]:
     return _number("--steps", default, "Steps of training.")
 
 
-trained = several(
+trained_on = several(
     click.option(
         "--depth", type=int, default=8, show_default=True, help="Blocks of residual networks, layers of plain."
     ),
@@ -220,8 +242,8 @@ trained = several(
     click.option("--norm", default="batch", show_default=True, help="none, batch or layer."),
     steps(300),
     click.option("--rate", type=float, default=0.1, show_default=True, help="The learning rate."),
-    batch(64, "Samples a step."),
 )
+trained = several(trained_on, batch(64, "Samples a step."))
 """Networks of one depth, and how they are trained before somebody looks into them."""
 
 

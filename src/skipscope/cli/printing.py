@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from skipscope.diagnosis import Finding
+    from skipscope.readings import Readings
     from skipscope.studies.ensemble import Progress
 
 
@@ -143,6 +144,15 @@ def _number(value: float) -> str:
 def interval(low: float | None, high: float | None) -> str:
     """`0.98 to 1.02`, empty where there is none."""
     return "" if low is None or high is None else f"{_number(low)} to {_number(high)}"
+
+
+def stopped(readings: Readings) -> pl.DataFrame:
+    """A line a kind of network and site: how many stopped there, and after how many steps; most often none."""
+    from skipscope.stops import stops_by_site
+
+    at = pl.col("site").alias("nan or inf first at")
+    after = pl.format("{} to {}", "fewest", "most").alias("after steps")
+    return stops_by_site(readings).select(pl.col("design").alias("stopped"), "norm", "depth", "rate", at, "n", after)
 
 
 def console() -> Console:

@@ -55,7 +55,7 @@ def study(
         ) -> None:
             kept: Path | None = fields.get("folder")
             outputs.check(out, page, overwrite)
-            with _kept(kept), printing.progress(doing, quiet) as progress:
+            with keeping(kept), printing.progress(doing, quiet) as progress:
                 readings = measure(progress=progress, **fields)
             outputs.save(readings, out, page, overwrite, title, beside)
             printing.show(shown(readings), format_, quiet)
@@ -68,7 +68,7 @@ def study(
 
 
 @contextmanager
-def _kept(folder: Path | None) -> Iterator[None]:
+def keeping(folder: Path | None) -> Iterator[None]:
     """Who interrupts work that is kept in a folder is told how to go on."""
     try:
         yield

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import polars as pl
 
-from skipscope.cli import options, printing
+from skipscope.cli import models, options, printing
 from skipscope.cli.printing import Shown
 from skipscope.cli.study import study
 from skipscope.errors import InputError
@@ -32,20 +32,33 @@ def _shown(readings: Readings) -> Shown:
     )
 
 
+_SHARED = ("depths", "jobs", "sites", "folder")  # of designs and of a model
+_SEEDS_OF_MODELS = 20
+
+
 @click.command()
+@models.named
+@click.option("--twin", is_flag=True, help="Of MODEL: also measure every model without its shortcuts.")
 @options.depths("5,10,20,30,40")
 @options.specs
-@options.designs("plain,residual")
+@options.designs("plain", "residual")
 @options.dense
-@options.batch()
+@models.batch
 @click.option("--sites", is_flag=True, help="Also measure every site; those readings stay in the folder.")
 @study("sweep over depth", title="Depth scaling", shown=_shown, folder=True)
 def sweep(*, sites: bool, folder: Path | None, **asked: Any) -> Readings:
-    """Networks of several depths, over seeds: growth, rates a block, and what one draw would have said."""
-    from skipscope import studies
+    """Networks of several depths, over seeds: growth, rates a block, and what one draw would have said.
 
+    MODEL is a function make_model(depth, seed) of your own, as package.module:name, in place of designs.
+    """
     if sites and folder is None:
         raise InputError("--sites needs --folder, as site-level readings are too many to hold: name a folder.")
+    own = models.split(asked, shared=_SHARED)
+    if own is not None:
+        seeds = models.seeds_or(asked["seeds"], _SEEDS_OF_MODELS)
+        return models.swept(own | {"seeds": seeds, "sites": sites, "folder": folder}, asked["progress"])
+    from skipscope import studies
+
     return studies.sweep(sites=sites, folder=folder, **options.of_specs(asked))
 
 

@@ -12,7 +12,6 @@ import polars.selectors as cs
 
 from skipscope.cli import options, printing
 from skipscope.cli.options import Format
-from skipscope.errors import InputError
 
 if TYPE_CHECKING:
     from skipscope.theory import Prediction
@@ -28,10 +27,8 @@ def theory(
 ) -> None:
     """What the laws predict for a network, and why others do not hold there."""
     from skipscope import theory
-    from skipscope.designs import DESIGNS, design
+    from skipscope.designs import design
 
-    if not designs:
-        raise InputError(f"--design is empty: name at least one of {', '.join(DESIGNS)}.")
     predictions = [
         (name, prediction)
         for name in dict.fromkeys(designs)

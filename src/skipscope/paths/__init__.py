@@ -9,8 +9,9 @@ Source of the count: Veit, Wilber & Belongie 2016, arXiv:1605.06431. The law is 
 
 from __future__ import annotations
 
-from skipscope.paths.law import PathLaw, lengths_of, path_law
+from skipscope.paths.law import PathLaw, path_law
 from skipscope.paths.lengths import misfit_data, paths_data, shares_data
 from skipscope.paths.verdicts import judge
+from skipscope.theory.paths import lengths_of
 
 __all__ = ["PathLaw", "judge", "lengths_of", "misfit_data", "path_law", "paths_data", "shares_data"]

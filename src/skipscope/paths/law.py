@@ -19,7 +19,7 @@ has a second gate, hence half the gain: g2 = 1, not 2, with He on both layers.)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 from skipscope.draws import CotangentKind, weight_variance
 from skipscope.spec import Block, Spec
+from skipscope.theory.paths import lengths_of
 
-__all__ = ["PathLaw", "lengths_of", "path_law"]
+__all__ = ["PathLaw", "path_law"]
 
 Values = NDArray[np.float64]
 
@@ -39,13 +40,16 @@ class PathLaw:
 
     Attributes:
         branch: for every junction, the probability of the branch: g2/(s^2 + g2).
-        weights: the probability of every length, of shape (K + 1,).
         refusal: why measurements will not follow it, empty where they do; then it is what independent gates would give.
     """
 
     branch: tuple[float, ...]
-    weights: Values
     refusal: str
+
+    @property
+    def weights(self) -> Values:
+        """The probability of every length, of shape (K + 1,)."""
+        return lengths_of(self.branch)
 
     @property
     def mean(self) -> float:
@@ -70,18 +74,7 @@ def path_law(spec: Spec, *, cotangent: CotangentKind = "gaussian") -> PathLaw | 
     if any(shortcut + branch == 0 for shortcut, branch in energies):
         return "Both gains of a junction are 0: no gradient passes."
     branch = tuple(b / (s + b) for s, b in energies)
-    return PathLaw(branch, lengths_of(branch), " ".join(_objections(spec, junctions, cotangent)))
-
-
-def lengths_of(branch: Iterable[float]) -> Values:
-    """The distribution of the number of branches, if every junction is passed by its branch with these probabilities.
-
-    With equal probabilities it is the binomial one; the choices are independent of each other.
-    """
-    weights = np.ones(1)
-    for p in branch:
-        weights = np.convolve(weights, (1 - p, p))
-    return weights
+    return PathLaw(branch, " ".join(_objections(spec, junctions, cotangent)))
 
 
 def _squared_gain(spec: Spec, block: Block) -> float:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from skipscope.draws import CotangentKind
 from skipscope.errors import InputError
 from skipscope.intervals import Z95
-from skipscope.paths.law import PathLaw, lengths_of, path_law
-from skipscope.readings import Readings
+from skipscope.paths.law import PathLaw, path_law
+from skipscope.readings import Readings, require_factors, require_readings
 from skipscope.spec import Spec
 from skipscope.summary import QUANTILES, median_ranks, summarise
+from skipscope.theory.paths import lengths_of
 
 __all__ = ["misfit_data", "paths_data", "shares_data", "with_weights"]
 
@@ -34,6 +35,7 @@ def shares_data(readings: Readings) -> pl.DataFrame:
     Raises:
         InputError: there are no such readings.
     """
+    require_readings(readings)
     told = pl.concat([_law_by_block(cell) for cell in _cells(readings)])
     table = summarise(readings).table.filter(pl.col("quantity").is_in(["shortcut_share", "branch_share"]))
     if table.is_empty():
@@ -64,6 +66,7 @@ def paths_data(readings: Readings) -> pl.DataFrame:
     Raises:
         InputError: there are no such readings.
     """
+    require_readings(readings)
     tables = []
     for cell in _cells(readings):
         quantiles = np.quantile(cell.weights, list(QUANTILES.values()), axis=0)
@@ -93,13 +96,14 @@ def misfit_data(readings: Readings) -> pl.DataFrame:
         (how many equal draws the pooled energy is worth: (sum e)^2/sum e^2; for `typical` the seeds), `nonfinite`
         (seeds left out because something overflowed); the `mean` length with its 95 % interval `low`, `high`; its
         `sd`, null where negative weights leave none; `law_mean`, `law_sd`, `difference` (mean - law_mean) and
-        `distance` (total variation: which share of the weight is at other lengths than the law has it; above 1 only
+        `distance` (half the summed absolute difference: the weight at other lengths than the law's; above 1 only
         with negative weights), null where there is no law; `distance_low` and `distance_high`, the 95 % interval of a
         median distance; `independent_mean`, the mean if every junction chose by itself; `refusal`.
 
     Raises:
         InputError: there are no such readings.
     """
+    require_readings(readings)
     rows = [row for cell in _cells(readings) for row in (_typical(cell), _pooled(cell))]
     return pl.DataFrame(rows, infer_schema_length=None, schema_overrides=dict.fromkeys(_NUMBERS, pl.Float64))
 
@@ -157,7 +161,10 @@ def _cells(readings: Readings) -> list[_Measurement]:
 
 def with_weights(readings: Readings) -> list[dict[str, Any]]:
     """The cells in which path lengths were measured, whether or not any is finite."""
+    require_readings(readings)
     measured = set(readings.rows.filter(pl.col("quantity") == "path_weight")["cell"])
+    if measured:
+        require_factors(readings, "highway", *_FACTORS)
     return [row for row in readings.cells.iter_rows(named=True) if row["cell"] in measured]
 
 

@@ -8,13 +8,13 @@ import polars as pl
 
 from skipscope.diagnosis import SEEDS, Finding, Verdict
 from skipscope.paths.lengths import misfit_data, with_weights
-from skipscope.readings import Readings
+from skipscope.readings import Readings, require_readings
 from skipscope.words import number
 
 __all__ = ["DISTANCE", "DISTANCE_OF_ONE", "SHIFT", "judge"]
 
 SHIFT = 0.25
-"""By how many of the law's standard deviations the pooled mean length may differ from the law's: two normal curves that
+"""By how many of the law's standard deviations the mean length may differ from the law's: two normal curves that
 far apart have a total-variation distance of 0.1."""
 
 DISTANCE = 0.1
@@ -23,16 +23,20 @@ DISTANCE = 0.1
 DISTANCE_OF_ONE = 0.25
 """The total-variation distance of a single draw above which the law does not describe that draw."""
 
+_DISTANCE = "the distance is half the summed absolute difference, total variation where no weight is negative"
+
 _THRESHOLDS = {
     "typical": (
-        f"law holds: the median over draws of the total-variation distance between a draw and the law is at most "
-        f"{DISTANCE_OF_ONE:g}, with its whole 95 % interval; does not hold: above, with all of it; a verdict needs "
-        f"{SEEDS} draws"
+        f"law holds: of the median draw the mean length is within {SHIFT:g} of the law's standard deviations of the "
+        f"law's mean and the distance to the law at most {DISTANCE_OF_ONE:g}, both with their whole 95 % interval; "
+        f"does not hold: one of them is beyond, with its whole interval; a verdict needs {SEEDS} draws, and that the "
+        f"law holds also that its conditions are met; {_DISTANCE}"
     ),
     "pooled": (
         f"law holds: the 95 % interval of the mean length is within {SHIFT:g} of the law's standard deviations of the "
-        f"law's mean, and the total-variation distance at most {DISTANCE:g}; does not hold: the whole interval is "
-        f"beyond; a verdict needs draws worth {SEEDS} by energy"
+        f"law's mean, and the distance to the law at most {DISTANCE:g}; does not hold: the whole interval is beyond; a "
+        f"verdict needs draws worth {SEEDS} by energy, and that the law holds also that its conditions are met; "
+        f"{_DISTANCE}"
     ),
 }
 _RULES = {"typical": "path lengths of a typical draw", "pooled": "path lengths by energy, all draws"}
@@ -50,6 +54,7 @@ def judge(readings: Readings) -> list[Finding]:
     Raises:
         InputError: there are no such readings.
     """
+    require_readings(readings)
     table = misfit_data(readings)
     known = set(table["cell"])
     lost = [_lost(row) for row in with_weights(readings) if row["cell"] not in known]
@@ -86,7 +91,7 @@ def _lost(factors: dict[str, Any]) -> Finding:
 def _subject(row: dict[str, Any]) -> str:
     order = f", {row['order']} order" if row.get("order") else ""
     norm = f", {row['norm']} norm" if row["norm"] not in ("", "none") else ""
-    gain = f", gains {row['gain']}" if row["gain"] else ""
+    gain = f", gains {str(row['gain']).replace('.0', '')}" if row["gain"] else ""
     return f"the {row['design'] or 'network'} design at depth {row['depth']}, width {row['width']}{order}{norm}{gain}"
 
 
@@ -104,14 +109,20 @@ def _verdict(row: dict[str, Any]) -> tuple[Verdict, str]:
         )
     said += (
         f"; the binomial law says {number(row['law_mean'])} with a standard deviation of {number(row['law_sd'])}. The "
-        f"total-variation distance between the two is {number(row['distance'], 2)}."
+        f"distance of the two is {number(row['distance'], 2)}{_beyond_one(row['distance'])}."
     )
     if row["low"] is None or min(row["n"], row["effective"]) < SEEDS:
         draws = "1 draw" if row["n"] == 1 else f"{row['n']} draws"
         worth = f", which by energy are worth {number(row['effective'], 2)}" if row["estimate"] == "pooled" else ""
         return "cannot tell", f"{said} It rests on {draws}{worth}; a verdict needs {SEEDS}."
     verdict = _compared_typical(row) if row["estimate"] == "typical" else _compared_pooled(row)
+    if row["refusal"] and verdict == "law holds":  # that numbers come close does not make a law of them
+        verdict = "cannot tell"
     return verdict, f"{said} {_why(row, verdict)}".rstrip()
+
+
+def _beyond_one(distance: float) -> str:
+    return ", above 1 since some weights are negative" if distance > 1 else ""
 
 
 def _why(row: dict[str, Any], verdict: Verdict) -> str:
@@ -127,17 +138,24 @@ def _why(row: dict[str, Any], verdict: Verdict) -> str:
 
 
 def _compared_typical(row: dict[str, Any]) -> Verdict:
-    if row["distance_low"] > DISTANCE_OF_ONE:
+    shifted, near = _shifted(row)
+    if shifted or row["distance_low"] > DISTANCE_OF_ONE:
         return "law does not hold"
-    return "law holds" if row["distance_high"] <= DISTANCE_OF_ONE else "cannot tell"
+    return "law holds" if near and row["distance_high"] <= DISTANCE_OF_ONE else "cannot tell"
 
 
 def _compared_pooled(row: dict[str, Any]) -> Verdict:
+    shifted, near = _shifted(row)
+    if shifted:
+        return "law does not hold"
+    return "law holds" if near and row["distance"] <= DISTANCE else "cannot tell"
+
+
+def _shifted(row: dict[str, Any]) -> tuple[bool, bool]:
+    """Whether the interval of the mean length is wholly further than `SHIFT` from the law's; whether wholly nearer."""
     room = SHIFT * row["law_sd"] + _ROUNDING * max(row["junctions"], 1)
     low, high = row["low"] - row["law_mean"], row["high"] - row["law_mean"]
-    if low > room or high < -room:
-        return "law does not hold"
-    return "law holds" if -room <= low and high <= room and row["distance"] <= DISTANCE else "cannot tell"
+    return low > room or high < -room, -room <= low and high <= room
 
 
 _ROUNDING = 1e-9  # a law without spread, where there is a single path, is met to rounding

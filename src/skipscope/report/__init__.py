@@ -17,7 +17,7 @@ import polars as pl
 
 from skipscope.errors import InputError
 from skipscope.files import as_path, check_writable, write_whole
-from skipscope.readings import Readings
+from skipscope.readings import Readings, require_readings
 from skipscope.report.correlation import correlation_section
 from skipscope.report.degradation import degradation_section
 from skipscope.report.flow import flow_section
@@ -26,6 +26,7 @@ from skipscope.report.highway import highway_section
 from skipscope.report.identity import identity_section
 from skipscope.report.jacobian import jacobian_section
 from skipscope.report.lesion import lesion_section
+from skipscope.report.models import absences_section, twin_section
 from skipscope.report.notebook import notebook_section
 from skipscope.report.page import (
     Block,
@@ -58,6 +59,7 @@ __all__ = [
     "Prose",
     "Section",
     "Table",
+    "absences_section",
     "correlation_section",
     "degradation_section",
     "flow_section",
@@ -72,6 +74,7 @@ __all__ = [
     "sections_of",
     "sweep_section",
     "takeaways_section",
+    "twin_section",
     "write",
 ]
 
@@ -125,14 +128,15 @@ def _target(path: str | os.PathLike[str]) -> Path:
 
 SECTIONS: dict[str, Callable[..., Section]] = {
     "flow": flow_section,
+    "twin": twin_section,
     "notebook": notebook_section,
     "sweep": sweep_section,
     "highway": highway_section,
     "jacobian": jacobian_section,
     "correlation": correlation_section,
-    "representation": representation_section,
-    "identity": identity_section,
     "degradation": degradation_section,
+    "identity": identity_section,
+    "representation": representation_section,
     "lesion": lesion_section,
 }
 """Which function makes the section of which study; readings of others get `readings_section`."""
@@ -152,6 +156,7 @@ def sections_of(readings: Readings, *, beside: Mapping[str, Mapping[str, Any]] |
     Raises:
         InputError: there are no readings.
     """
+    require_readings(readings)
     if not len(readings):
         raise InputError("there is nothing to report: these readings are empty.")
     studies = list(dict.fromkeys(readings.cells["study"].fill_null("").to_list()))

@@ -10,12 +10,25 @@ from skipscope import charts
 from skipscope.charts.look import design_places
 from skipscope.diagnosis import Finding
 from skipscope.readings import Readings
-from skipscope.report.page import Block, Claim, Claims, Figure, Findings, Holds, Prose, Section, Table
-from skipscope.report.prose import by_rule, holds_of, joined, method, quoted, seeds_of, versions_of
+from skipscope.report.page import Block, Claim, Claims, Figure, Holds, Prose, Section, Table
+from skipscope.report.prose import (
+    UNTRAINED,
+    blocks_told,
+    by_rule,
+    depths_of,
+    holds_of,
+    in_full,
+    joined,
+    limits,
+    method,
+    quoted,
+    seeds_of,
+    versions_of,
+)
 from skipscope.shattering import KEPT
 from skipscope.shattering import findings as judge
 from skipscope.spec import Spec
-from skipscope.words import number
+from skipscope.words import number, percent
 
 __all__ = ["correlation_section"]
 
@@ -33,7 +46,9 @@ def correlation_section(readings: Readings, *, anchor: str = "correlation") -> S
     findings = _findings(readings)
     claims = _claims(findings, readings, named)
     blocks: list[Block] = [
-        Prose((_ASKED, _drawn(readings, table))),
+        Prose((_ASKED,)),
+        blocks_told(readings),
+        Prose((_drawn(readings, table),)),
         Figure(
             name=f"Correlation of the gradients at two inputs ({table['inputs'][0]}), by depth",
             chart=charts.correlation(readings),
@@ -55,14 +70,15 @@ def correlation_section(readings: Readings, *, anchor: str = "correlation") -> S
     ]
     if claims:
         blocks += [Prose((), "What is commonly said, and what was measured"), Claims(claims)]
-    if findings:
-        blocks += [Prose((), "Findings"), Findings(tuple(findings))]
+    blocks += [limits(*_LIMITS), *in_full(findings)]
     return Section(
         title="Correlation of gradients between inputs",
         anchor=anchor,
         answer=_answer(table, findings, named),
         blocks=(*blocks, method(readings)),
         versions=versions_of(readings),
+        about="Do the gradients of two inputs have anything in common?",
+        part=UNTRAINED,
     )
 
 
@@ -97,16 +113,23 @@ _QUANTILES = {"q05": "5 %", "q50": "median", "q95": "95 %"}
 _ASKED = (
     "Do two inputs tell the first layer anything alike? Both go through the same network, the same Gaussian vector is "
     "sent back from both outputs, and the cosine between the gradients that arrive is averaged over networks. Where "
-    'that correlation falls to 0 gradients are said to be "shattered" (Balduzzi et al. 2017, arXiv:1702.08591).'
+    'that correlation falls to 0 gradients are said to be "shattered": what a step does for one input says nothing of '
+    "the other (Balduzzi et al. 2017, arXiv:1702.08591). The networks that are compared:"
+)
+_LIMITS = (
+    "Balduzzi et al. halve the correlation a layer for networks in which the activations of two inputs stay unrelated, "
+    "as a norm by batch keeps them. Without a norm inputs become alike with depth, and the correlation falls more "
+    "slowly: that a half a layer fails there does not contradict them.",
+    "Nothing is trained here, and two inputs are not a data set: a small correlation makes training harder only if it "
+    "stays small.",
 )
 
 
 def _drawn(readings: Readings, table: pl.DataFrame) -> str:
-    depths = joined(f"d = {depth}" for depth in table["depth"].unique().sort())
     widths = joined(map(str, table["width"].unique().sort()))
     regime = str(table["inputs"][0])
     inputs = f"of {regime}" if regime.startswith("cosine") else regime
-    return f"Here the two inputs are {inputs}; {depths}, width {widths}, {seeds_of(readings)}."
+    return f"Here the two inputs are {inputs}; {depths_of(readings)}, the width is {widths}; {seeds_of(readings)}."
 
 
 def _caption(table: pl.DataFrame) -> str:
@@ -146,7 +169,9 @@ def _answer(table: pl.DataFrame, findings: list[Finding], named: dict[str, str])
     found = by_rule(findings, "correlation over depth", named)
     deepest = {name: rows[-1]["correlation"] for name, rows in _lines(table) if rows[-1]["correlation"] is not None}
     depths = table["depth"].unique().sort()
-    inputs = f"The mean cosine between the gradients at two inputs ({table['inputs'][0]})"
+    inputs = f"The mean cosine between the gradients at two {table['inputs'][0]} inputs"
+    if str(table["inputs"][0]).startswith("cosine"):
+        inputs = f"The mean cosine between the gradients at two inputs of {table['inputs'][0]}"
     told = []
     for verdict, words in _VERDICTS.items():
         if verdict in found:
@@ -157,14 +182,14 @@ def _answer(table: pl.DataFrame, findings: list[Finding], named: dict[str, str])
 
 
 _VERDICTS = {
-    "kept": f"keeps more than {KEPT:g} of its size in",
-    "shattered": "falls below that in",
-    "cannot tell": "cannot be judged from these draws in",
+    "kept": f"keeps more than {percent(KEPT)} of its size in",
+    "shattered": f"falls below {percent(KEPT)} of it in",
+    "cannot tell": f"may or may not have fallen below {percent(KEPT)} in",
 }
 
 
 def _with_value(name: str, deepest: dict[str, float]) -> str:
-    return f"{quoted([name])} ({number(deepest[name], 2)} at the end)" if name in deepest else quoted([name])
+    return f"{quoted([name])} (to {number(deepest[name], 2)})" if name in deepest else quoted([name])
 
 
 # ---------------------------------------------------------------------------------------------------------- the claims
@@ -196,5 +221,6 @@ def _skip_claim(found: dict[str, list[str]]) -> Claim:
     return Claim(
         "Skip connections prevent shattering.",
         holds_of(found, right="kept"),
-        f"From the shallowest to the deepest networks, kept being more than {KEPT:g} of it. {told}.",
+        f"Of the correlation in the shallowest networks more than {percent(KEPT)} should be left in the deepest. "
+        f"{told}.",
     )

@@ -9,11 +9,23 @@ import polars as pl
 
 from skipscope import charts, degradation
 from skipscope.degradation import MARGIN, PAIRS
-from skipscope.designs import DESIGNS
 from skipscope.diagnosis import Finding
 from skipscope.readings import Readings
-from skipscope.report.page import Block, Claim, Claims, Facts, Figure, Findings, Holds, Prose, Section, Table
-from skipscope.report.prose import by_rule, capital, holds_of, joined, method, plural, seeds_of, versions_of
+from skipscope.report.page import Block, Claim, Claims, Facts, Figure, Holds, Method, Prose, Section, Table
+from skipscope.report.prose import (
+    TRAINED,
+    by_rule,
+    capital,
+    designs_told,
+    holds_of,
+    in_full,
+    joined,
+    limits,
+    method,
+    plural,
+    seeds_of,
+    versions_of,
+)
 from skipscope.spec import Spec
 from skipscope.words import number, percent
 
@@ -26,10 +38,10 @@ _ASKED = (
 )
 _HOW = (
     f"A verdict rests on the training loss after the last step, deepest less shallowest network, seed by seed: both "
-    f"have one draw and the same mini-batches. Degradation needs the whole 95 % interval of the mean difference above "
-    f"{MARGIN:g} nats, and no degradation the whole interval below it; the margin was fixed beforehand, at a right "
-    f"class that is 5 % less probable. A loss above that of guessing counts as that of guessing, and so does one that "
-    f"stopped being a number."
+    f"have one draw and the same mini-batches. The loss is the cross-entropy, in nats (natural logarithms). "
+    f"Degradation needs the whole 95 % interval of the mean difference above {MARGIN:g} nats, and no degradation the "
+    f"whole interval below it; the margin was fixed beforehand, at a right class that is 5 % less probable. A loss "
+    f"above that of guessing counts as that of guessing, and so does one that stopped being a number."
 )
 _RATE = (
     "Every network has the learning rate that left it the lowest training loss, in the median over other seeds, which "
@@ -51,25 +63,39 @@ def degradation_section(readings: Readings, *, anchor: str = "degradation") -> S
     findings = degradation.findings(readings)
     claims = tuple(claim for norm in _norms(readings) for claim in _claims(_of(findings, readings, norm), norm))
     blocks: list[Block] = [
-        Prose((_ASKED, _drawn(readings), _HOW)),
+        Prose((_ASKED, _drawn(readings))),
+        designs_told(readings),
+        Prose((*((_RATE,) if degradation.rates(readings).height else ()), _HOW)),
         _curves(readings),
         _by_depth(readings),
         *_differences(readings),
         Prose((_GRADIENT,), "And the gradient?"),
-        _gradient_figure(readings, "gradient_norm"),
-        _gradient_figure(readings, "factor"),
+        *_gradient_figure(readings, "gradient_norm"),
+        *_gradient_figure(readings, "factor"),
         _gradients(readings),
     ]
     if claims:
         blocks += [Prose((), "What is commonly said, and what was measured"), Claims(claims)]
-    if findings:
-        blocks += [Prose((), "Findings"), Findings(tuple(findings))]
+    blocks += [limits(*_limits(readings)), *in_full(findings)]
     return Section(
         title="Degradation",
         anchor=anchor,
         answer=_answer(findings, readings),
-        blocks=(*blocks, *_rates(readings), _training(readings), method(_measured(readings))),
+        blocks=(*blocks, *_rates(readings), _method(readings)),
         versions=versions_of(readings),
+        about="Do deeper networks train worse, do shortcuts mend it, and is it the gradient?",
+        part=TRAINED,
+    )
+
+
+def _limits(readings: Readings) -> tuple[str, ...]:
+    steps = joined(f"{step:,}" for step in _measured(readings).cells["steps"].unique().sort())
+    return (
+        f"The loss is that after {steps} steps, not where training would end: what is called degradation here may be "
+        "slowness. He et al. 2015 trained for 64,000 steps and more, and conjecture that plain networks converge "
+        "exponentially slowly.",
+        "These are small fully connected networks on small data; the paper's are convolutional, on images. That a "
+        "vanishing gradient does not explain what is seen leaves open what does.",
     )
 
 
@@ -99,17 +125,13 @@ def _drawn(readings: Readings) -> str:
     measured = _measured(readings)
     cells = measured.cells
     layers = sorted({Spec.from_json(spec).depth for spec in cells["spec"]})
-    designs = joined(dict.fromkeys(degradation.final(readings)["design"]))
     data = joined(dict.fromkeys(str(name).partition(",")[0] for name in cells["data"]))
     steps = joined(str(step) for step in cells["steps"].unique().sort())
-    said = (
+    return (
         f"Here networks of {joined(map(str, layers))} weight layers, width "
-        f"{joined(map(str, cells['width'].unique().sort()))}, of the designs {designs}, learn {data} for {steps} "
-        f"steps, {joined(map(_with_norm, _norms(readings)))}; {seeds_of(measured)}."
+        f"{joined(map(str, cells['width'].unique().sort()))}, learn {data} for {steps} steps, "
+        f"{joined(map(_with_norm, _norms(readings)))}; {seeds_of(measured)}. The networks:"
     )
-    known = [f"{name}: {DESIGNS[name].about}" for name in DESIGNS if name in set(cells["design"])]
-    said += f" The designs, d being the depth that the study gives them: {'; '.join(known)}."
-    return f"{said} {_RATE}" if degradation.rates(readings).height else said
 
 
 def _answer(findings: list[Finding], readings: Readings) -> str:
@@ -124,12 +146,13 @@ def _answer(findings: list[Finding], readings: Readings) -> str:
 
 def _answered(findings: list[Finding], readings: Readings) -> str:
     designs = dict(readings.cells.select("cell", "design").iter_rows())
-    found = by_rule(findings, "degradation", designs)
+    judged = [finding for finding in findings if finding.rule == "degradation"]
+    found = by_rule(judged, "degradation", designs)
     said = [
-        f"{_networks(found[verdict])} {words}"
+        f"{_networks(found[verdict])} {words} ({_changes([f for f in judged if f.verdict == verdict])})"
         for verdict, words in (
-            ("degrades", f"train worse the deeper they are, by more than {MARGIN:g} nats"),
-            ("does not degrade", f"do not, by a margin of {MARGIN:g} nats"),
+            ("degrades", "train worse the deeper they are"),
+            ("does not degrade", f"do not, or by less than {MARGIN:g} nats"),
             ("cannot tell", "cannot be judged from these draws"),
         )
         if verdict in found
@@ -138,6 +161,17 @@ def _answered(findings: list[Finding], readings: Readings) -> str:
     causes = by_rule([f for f in findings if f.cell in cells], "gradient while training", designs)
     why = [f"{words} in {_networks(causes[verdict])}" for verdict, words in _DID.items() if verdict in causes]
     return "; ".join(said) + (f". Where training is worse, the gradient {joined(why)}" if why else "")
+
+
+def _changes(findings: Sequence[Finding]) -> str:
+    """By how much the training loss of the deepest networks is above that of the shallowest."""
+    losses = [finding.evidence.drop("seed").to_numpy() for finding in findings]
+    means = [float((each[:, 0] - each[:, 1]).mean()) for each in losses if len(each)]
+    return f"training loss {joined(_signed(mean) for mean in means)} nats"
+
+
+def _signed(value: float) -> str:
+    return f"{'+' if value > 0 else ''}{number(value, 2)}"
 
 
 _DID = {
@@ -151,7 +185,7 @@ _DID = {
 
 def _networks(designs: Sequence[str]) -> str:
     """As a reader knows them who has not read which designs there are."""
-    named = {"matched": "residual", "twin": "plain (twin)"}
+    named = {"matched": "residual (matched)", "twin": "plain (twin)"}
     return f"{joined(dict.fromkeys(named.get(design, design) for design in designs))} networks"
 
 
@@ -200,7 +234,10 @@ def _curves(readings: Readings) -> Figure:
     return Figure(
         name="Training and test error over the steps",
         chart=charts.learning_curves(readings),
-        caption=f"Thin, dashed: training error; bold: test error, of the whole sets in inference; {_INTERVALS}.",
+        caption=(
+            "Thin, dashed: training error; bold: test error, of the whole sets in inference; the number at the end of "
+            f"a line is that of weight layers; {_INTERVALS}."
+        ),
         table=table.select(
             pl.col("panel").alias("network"),
             "layers",
@@ -268,7 +305,7 @@ def _differences(readings: Readings) -> list[Block]:
     rows = [
         {
             "network": f"{row['design']}, {row['layers']} layers",
-            "less": f"{row['against']}, {row['against_layers']} layers",
+            "minus": f"{row['against']}, {row['against_layers']} layers",
             "norm": row["norm"],
             "pairs": row["n"],
             "training loss|difference": row["mean"],
@@ -280,14 +317,16 @@ def _differences(readings: Readings) -> list[Block]:
     return [Table(pl.DataFrame(rows, infer_schema_length=None), caption)]
 
 
-def _gradient_figure(readings: Readings, quantity: str) -> Figure:
+def _gradient_figure(readings: Readings, quantity: str) -> list[Block]:
     table = charts.gradient_curves_data(readings, quantity)
+    if table.is_empty():  # no gradient that arrives is finite
+        return []
     chart = charts.gradient_curves(readings, quantity)
     what = {
         "gradient_norm": "Norm of the gradient by all parameters, of one fixed mini-batch of the training part",
         "factor": "Norm of the gradient at the first block's input over that at the last block's output; dashed: 1",
     }[quantity]
-    return Figure(
+    figure = Figure(
         name=chart.to_dict()["title"]["text"],
         chart=chart,
         caption=f"{what}; geometric mean over the seeds in which a gradient arrives, with its 95 % interval.",
@@ -301,6 +340,7 @@ def _gradient_figure(readings: Readings, quantity: str) -> Figure:
             pl.col("high").alias("95 % interval|to"),
         ),
     )
+    return [figure]
 
 
 def _gradients(readings: Readings) -> Table:
@@ -344,14 +384,16 @@ def _rates(readings: Readings) -> list[Block]:
     return [Table(shown, caption, folded="How the learning rates were chosen, as a table")]
 
 
-def _training(readings: Readings) -> Facts:
-    cells = _measured(readings).cells
+def _method(readings: Readings) -> Method:
+    """The networks, and how they were trained."""
+    measured = _measured(readings)
+    cells = measured.cells
     facts = (
         ("Training", f"stochastic gradient descent on cross-entropy; {joined(cells['recipe'].unique().sort())}"),
         ("Learning rates", joined(f"{rate:g}" for rate in cells["rate"].unique().sort())),
         ("Guessing", f"{percent(1 - 1 / _classes(readings))} wrong, a loss of ln {_classes(readings)}"),
     )
-    return Facts(facts)
+    return Method((*method(measured).blocks, Facts(facts)))
 
 
 def _classes(readings: Readings) -> int:

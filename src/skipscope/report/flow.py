@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
 from skipscope import charts
 from skipscope.charts import labels
 from skipscope.diagnosis import FACTOR, SEEDS, Finding, diagnose
 from skipscope.readings import Readings
-from skipscope.report.page import Block, Claim, Claims, Facts, Figure, Findings, Holds, Prose, Section
+from skipscope.report.page import Block, Claim, Claims, Figure, Holds, Prose, Section, Table
 from skipscope.report.prose import (
     INITS,
+    UNTRAINED,
     VERBS,
+    against_laws,
     bands,
     capital,
     change,
-    designs_of,
+    depths_of,
+    designs_told,
+    in_full,
     joined,
     junctions_table,
     law_lines,
-    laws,
+    limits,
     measured,
     method,
     networks,
@@ -48,7 +54,7 @@ def flow_section(readings: Readings, *, anchor: str = "flow") -> Section:
     claims = _claims(findings, readings)
     blocks: list[Block] = [
         Prose((_ASKED,)),
-        Facts(tuple(designs_of(readings).items())),
+        designs_told(readings),
         Prose((_drawn(readings),)),
         *_profile(summary, "backward_gain", "The gradient, on its way back", _GRADIENT),
         *_profile(summary, "forward_gain", "The signal, on its way forward", _SIGNAL),
@@ -61,8 +67,10 @@ def flow_section(readings: Readings, *, anchor: str = "flow") -> Section:
         title="Signal and gradient by depth",
         anchor=anchor,
         answer=_answer(findings, readings),
-        blocks=(*blocks, Prose((), "Findings"), Findings(tuple(findings)), method(readings)),
+        blocks=(*blocks, limits(*_LIMITS), *in_full(findings), method(readings)),
         versions=versions_of(readings),
+        about="What happens to the size of signal and gradient on their way through a network?",
+        part=UNTRAINED,
     )
 
 
@@ -70,18 +78,24 @@ _ASKED = (
     "How do the norm of the signal, on its way forward, and that of the gradient, on its way back, change with depth "
     "before any training? The networks that are compared:"
 )
+_LIMITS = (
+    "These are networks as they are drawn, before any training, fully connected and narrow, with one sample at a time "
+    "and no normalisation unless the table of networks says so. Whether a network trains well is another question: a "
+    "gradient of any size is a direction to go, and an optimiser may scale it.",
+    "A factor over all blocks is one of what the blocks do; the first and the last layer change the size as well, so "
+    "that the charts, which have them, end at other values.",
+)
 
 
 def _drawn(readings: Readings) -> str:
     cells = readings.cells
-    depths = joined(f"d = {depth}" for depth in cells["depth"].unique().sort())
     inits = joined(sorted({INITS[Spec.from_json(text).init] for text in cells["spec"] if text}))
     batch = joined(plural(batch, "sample") for batch in cells["batch"].unique().sort())
     back = joined(map(sent, cells["cotangent"].unique().sort()))
     return (
-        f"Here {depths}. Every network is drawn with {seeds_of(readings)} and {inits} initialisation, sees {batch}, "
-        f"and has {back} sent back from its output. Lines are medians over draws; bands say where half and nine "
-        "tenths of the draws are."
+        f"Here {depths_of(readings)}. Every network is drawn with {seeds_of(readings)} and {inits} initialisation, "
+        f"sees {batch}, and has {back} sent back from its output. Lines are medians over draws; bands say where half "
+        "and nine tenths of the draws are."
     )
 
 
@@ -110,24 +124,37 @@ def _profile(summary: Summary, quantity: str, name: str, about: str) -> list[Blo
         caption=f"{about} {bands(draws)}{law_lines(table)}",
         table=profile_table(summary, quantity),
     )
-    blocks: list[Block] = [Prose((_ends(table, backward=quantity == "backward_gain"),), name), figure]
-    told = laws(summary, quantity)
-    return [*blocks, Prose(told)] if told else blocks
+    return [
+        Prose((), name),
+        figure,
+        _ends(table, backward=quantity == "backward_gain"),
+        *against_laws(summary, quantity),
+    ]
 
 
-def _ends(table: pl.DataFrame, *, backward: bool) -> str:
-    """Where each line ends, seen in the direction of travel."""
-    told = []
-    places = ""
+def _ends(table: pl.DataFrame, *, backward: bool) -> Table:
+    """Where each line begins and ends, seen in the direction of travel."""
+    rows, places = [], ""
     for (panel,), part in table.group_by("panel", maintain_order=True):
         start, end = (part.row(i, named=True) for i in ((-1, 0) if backward else (0, -1)))
         label, _, layers = str(panel).rpartition(": ")
-        spread = plural(end["n"], "draw")
-        if end["n"] >= SEEDS:  # of fewer, the quantiles are the extremes
-            spread = f"nine draws in ten end between {number(end['q05'])} and {number(end['q95'])}"
-        told.append(f"from {number(start['q50'])} to {number(end['q50'])} in the {label} network ({layers}; {spread})")
         places = f"From the {start['site']} to the {end['site']}"
-    return f"{places}, the median goes {', '.join(told)}."
+        rows.append(
+            {
+                "network": label,
+                "layers": int(layers.partition(" ")[0]),
+                "draws": end["n"],
+                f"at the {start['site']}|median": start["q50"],
+                f"at the {end['site']}|median": end["q50"],
+                # Of fewer draws, the quantiles are the extremes.
+                f"at the {end['site']}|nine draws in ten": _between(end) if end["n"] >= SEEDS else "too few",
+            }
+        )
+    return Table(pl.DataFrame(rows), f"{places}: where the lines of the chart begin and end.")
+
+
+def _between(row: dict[str, Any]) -> str:
+    return f"{number(row['q05'])} to {number(row['q95'])}"
 
 
 def _junctions(summary: Summary) -> list[Block]:
@@ -138,6 +165,8 @@ def _junctions(summary: Summary) -> list[Block]:
     told = []
     for (label,), part in last.group_by("label", maintain_order=True):
         found = {row["quantity"]: number(row["q50"]) for row in part.iter_rows(named=True)}
+        if "branch_ratio" not in found:
+            continue
         words = [f"the branch has {found['branch_ratio']} of the shortcut's norm"]
         if "branch_cosine" in found:
             words.append(f"at a cosine of {found['branch_cosine']}")
@@ -198,7 +227,7 @@ def _claims(findings: list[Finding], readings: Readings) -> tuple[Claim, ...]:
         claims.append(_residual_claim(gradient["residual"], readings))
     if "residual" in gradient and "twin" in gradient:
         claims.append(_twin_claim(gradient["residual"], gradient["twin"]))
-    if "residual" in gradient and "plain" in gradient:
+    if "residual" in gradient and "plain" in gradient and "" not in readings.cells["spec"]:
         claims.append(_fair_claim(gradient, readings))
     return tuple(claims)
 

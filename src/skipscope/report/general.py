@@ -7,16 +7,16 @@ import polars as pl
 from skipscope import charts
 from skipscope.diagnosis import Finding, diagnose
 from skipscope.errors import InputError
-from skipscope.readings import Readings
+from skipscope.readings import Readings, require_readings
 from skipscope.report.page import Block, Figure, Findings, Prose, Section, Table
 from skipscope.report.prose import (
     QUANTILE_NAMES,
+    against_laws,
     bands,
     capital,
     joined,
     junctions_table,
     law_lines,
-    laws,
     method,
     plural,
     profile_table,
@@ -40,6 +40,7 @@ def readings_section(readings: Readings, *, title: str = "Readings", anchor: str
     Raises:
         InputError: there are no readings.
     """
+    require_readings(readings)
     if not len(readings):
         raise InputError("there is nothing to report: these readings are empty.")
     shown, note = _shown(readings)
@@ -112,8 +113,7 @@ def _profile(summary: Summary, quantity: str) -> list[Block]:
         caption=bands(int(str(table["n"].max()))) + law_lines(table),
         table=profile_table(summary, quantity),
     )
-    told = laws(summary, quantity)
-    return [figure, Prose(told)] if told else [figure]
+    return [figure, *against_laws(summary, quantity)]
 
 
 def _junctions(summary: Summary) -> Figure:

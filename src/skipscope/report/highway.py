@@ -7,12 +7,25 @@ from typing import Any
 import polars as pl
 
 from skipscope import charts
-from skipscope.diagnosis import Finding
+from skipscope.diagnosis import SEEDS, Finding
 from skipscope.paths import judge, misfit_data
 from skipscope.readings import Readings
-from skipscope.report.page import Block, Claim, Claims, Figure, Findings, Holds, Prose, Section, Table
-from skipscope.report.prose import QUANTILE_NAMES, joined, method, quoted, seeds_of, sent, versions_of
-from skipscope.words import number
+from skipscope.report.page import Block, Claim, Claims, Facts, Figure, Holds, Prose, Section, Table
+from skipscope.report.prose import (
+    QUANTILE_NAMES,
+    UNTRAINED,
+    depths_of,
+    holds_of,
+    in_full,
+    joined,
+    limits,
+    method,
+    quoted,
+    seeds_of,
+    sent,
+    versions_of,
+)
+from skipscope.words import number, percent
 
 __all__ = ["highway_section"]
 
@@ -39,30 +52,48 @@ def highway_section(readings: Readings, *, anchor: str = "highway") -> Section:
     findings.sort(key=lambda finding: order.index(finding.cell) if finding.cell in order else len(order))
     typical, pooled = (_rows(misfit, estimate, order) for estimate in ("typical", "pooled"))
     blocks: list[Block] = [
-        Prose((_ASKED, _drawn(readings))),
+        Prose((_ASKED,)),
+        _orders_told(readings),
+        Prose((_drawn(readings),)),
         Prose((_shares_told(shares),), "At every junction"),
         _shares_figure(readings, shares),
         Prose((_HOW,), "Over the whole body"),
-        _lengths_told(pooled),
         _lengths_figure(readings, lengths),
+        _lengths_told(typical, pooled),
+        *_refused(typical),
         Prose((), "What is commonly said, and what was measured"),
         Claims((_share_claim(shares), _short_claim(typical), _law_claim(findings, named), _independent_claim(typical))),
-        Prose((), "Findings"),
-        Findings(tuple(findings)),
+        limits(*_LIMITS),
+        *in_full(findings),
         method(readings),
     ]
     return Section(
         title="Which way the gradient comes",
         anchor=anchor,
-        answer=_answer(pooled),
+        answer=_answer(typical),
         blocks=tuple(blocks),
         versions=versions_of(readings),
+        about="Through shortcuts or through branches, and through how many of them?",
+        part=UNTRAINED,
     )
 
 
 _ASKED = (
-    "Behind a junction out = s x + F(x) the gradient is a sum of what came through the shortcut and what came through "
-    "the branch. Which part came which way, and, over the whole body, through how many branches?"
+    "A junction adds a shortcut and a branch: out = s x + b F(x), s and b being their gains. On its way back the "
+    "gradient takes both ways, and arrives as the sum. Which part came which way, and, over the whole body, through "
+    "how many branches? The networks are named by where their ReLU stands and by the gain b of the branch (s is 1):"
+)
+_ORDERS = {
+    "before-add": "ReLU at the end of the branch, before the addition, as in the notebook",
+    "after-add": "ReLU after the addition, as in He et al. 2015",
+    "pre-activation": "ReLU before the weights, as in He et al. 2016; nothing stands on the shortcut",
+}
+_LIMITS = (
+    "These are networks before any training and, unless their name says so, without a norm. Veit et al. 2016 measured "
+    "trained networks with batch normalisation, whose branches weigh less: nothing here contradicts what they found; "
+    "it says that short paths are no property of shortcuts as such.",
+    "A weight of a path length is a projection, not a probability: it may be negative, and a mean length need not be "
+    "the length of any path that matters alone.",
 )
 _HOW = (
     "Nothing is sampled: with the gates as the forward pass left them every path is linear, and one backward pass "
@@ -77,16 +108,47 @@ def _rows(misfit: pl.DataFrame, estimate: str, order: list[str]) -> Rows:
     return sorted(rows, key=lambda row: order.index(row["cell"]))
 
 
+def _orders_told(readings: Readings) -> Facts:
+    """Where the ReLU stands in every order, and what a gain by rule is."""
+    orders = set(readings.cells["order"])
+    rules = {str(gain).partition(", ")[2] for gain in readings.cells["gain"]}
+    told = [(order, said) for order, said in _ORDERS.items() if order in orders]
+    told += [(f"gain {rule}", said) for rule, said in _RULES.items() if rule in rules]
+    return Facts(tuple(told))
+
+
+_RULES = {
+    "1/sqrt(L)": "the branch is divided by the root of the number of blocks L",
+    "1/L": "the branch is divided by the number of blocks L",
+    "zero": "a learned gain of the branch, which starts at 0",
+}
+
+
 def _drawn(readings: Readings) -> str:
-    cells = readings.cells
-    depths = joined(f"d = {depth}" for depth in cells["depth"].unique().sort())
-    back = joined(map(sent, cells["cotangent"].unique().sort()))
-    return f"Here {depths}; every network is drawn with {seeds_of(readings)} and has {back} sent back from its output."
+    back = joined(map(sent, readings.cells["cotangent"].unique().sort()))
+    return (
+        f"Here {depths_of(readings)}; every network is drawn with {seeds_of(readings)} and has {back} sent back from "
+        "its output."
+    )
 
 
-def _answer(pooled: Rows) -> str:
-    told = joined(f"{number(row['mean'])} of {row['junctions']} in {quoted([row['panel']])}" for row in pooled)
-    return f"By energy, the gradient that reaches the input came, in the mean, through so many branches: {told}."
+def _answer(typical: Rows) -> str:
+    """The mean lengths, by gain (and whatever else there is beside the order)."""
+    groups: dict[tuple[str, int], list[float]] = {}
+    for row in typical:
+        _, _, rest = row["panel"].partition(", ")
+        groups.setdefault((rest or row["panel"], row["junctions"]), []).append(row["mean"])
+    told = joined(
+        f"{_span(means)} of {junctions} branches {'with' if name.startswith('gain') else 'in'} {quoted([name])}"
+        for (name, junctions), means in groups.items()
+    )
+    where = ", depending on where the ReLU stands" if any(len(means) > 1 for means in groups.values()) else ""
+    return f"In the median draw the gradient that reaches the input has come, in the mean, through {told}{where}."
+
+
+def _span(means: list[float]) -> str:
+    low, high = number(min(means)), number(max(means))
+    return low if low == high else f"{low} to {high}"
 
 
 # ---------------------------------------------------------------------------------------------------------- the charts
@@ -94,7 +156,10 @@ def _answer(pooled: Rows) -> str:
 
 def _shares_told(shares: pl.DataFrame) -> str:
     told = [f"{number(share, 2)} in {quoted([panel])}" for panel, share in _branch_shares(shares).items()]
-    return f"Through the branch came, as a median over draws and then over junctions, {joined(told)}."
+    return (
+        f"The share of the gradient that came through the branch is {joined(told)} (medians over draws, and of these "
+        "over junctions)."
+    )
 
 
 def _branch_shares(shares: pl.DataFrame) -> dict[str, float]:
@@ -120,35 +185,55 @@ def _shares_figure(readings: Readings, shares: pl.DataFrame) -> Figure:
     )
 
 
-def _lengths_told(pooled: Rows) -> Table:
+def _lengths_told(typical: Rows, pooled: Rows) -> Table:
     rows = [
         {
-            "network": row["panel"],
-            "branches passed|mean": row["mean"],
-            "branches passed|95 % interval": _interval(row),
-            "branches passed|law": row["law_mean"],
-            "branches passed|of": row["junctions"],
-            "draws|drawn": row["n"],
-            "draws|worth by energy": row["effective"],
+            "network": one["panel"],
+            "branches": one["junctions"],
+            "median draw|mean length": one["mean"],
+            "median draw|95 % interval": _interval(one),
+            "all draws, by energy|mean length": whole["mean"],
+            "all draws, by energy|95 % interval": _interval(whole) if whole["effective"] >= SEEDS else "too few",
+            "all draws, by energy|worth": whole["effective"],
+            "law": None if one["refusal"] else one["law_mean"],
+            "draws": one["n"],
         }
-        for row in pooled
+        for one, whole in zip(typical, pooled, strict=True)
     ]
-    caption = "The mean number of branches passed, all draws weighted by their energy. A few draws may have most of it."
-    return Table(pl.DataFrame(rows, infer_schema_length=None), caption)
+    shown = pl.DataFrame(rows, infer_schema_length=None)
+    caption = (
+        "The mean number of branches that the gradient came through: in the median draw, and in all draws weighted by "
+        "their energy (squared gradient norm), of which a few may have most. Worth: how many draws of equal energy "
+        f"would weigh as much; an interval needs {SEEDS}. The law speaks of the mean by energy."
+    )
+    return Table(shown if shown["law"].null_count() < shown.height else shown.drop("law"), caption)
 
 
 def _interval(row: dict[str, Any]) -> str:
     return "–" if row["low"] is None else f"{number(row['low'])} to {number(row['high'])}"
 
 
+def _refused(typical: Rows) -> list[Block]:
+    """For which networks no law is drawn, and why."""
+    why: dict[str, list[str]] = {}
+    for row in typical:
+        if row["refusal"]:
+            why.setdefault(row["refusal"], []).append(row["panel"])
+    return (
+        [Prose(tuple(f"No law is drawn for {quoted(panels)}. {said}" for said, panels in why.items()))] if why else []
+    )
+
+
 def _lengths_figure(readings: Readings, lengths: pl.DataFrame) -> Figure:
+    known = lengths["law"].null_count() < lengths.height
+    law = " Dashed: the binomial law by energy, where its conditions are met." if known else ""
     return Figure(
         name="Share of the gradient by the number of branches passed",
         chart=charts.path_lengths(readings),
         caption=(
-            f"{_BANDS} Second line: all draws, weighted by their energy. Dashed: the binomial law by energy, faint "
-            "where its conditions are not met. Grey bars: the share of the number of paths. m: mean length by energy. "
-            "Every panel has its own scale, and bands are cut off far from the lines."
+            f"{_BANDS} Second line: all draws, weighted by their energy.{law} Grey bars: how many of the paths have "
+            "that length, as a share. m: the mean length in the median draw. Every panel has its own scale, and bands "
+            "are cut off far from the lines."
         ),
         table=lengths.select(
             pl.col("panel").alias("network"),
@@ -170,7 +255,7 @@ def _share_claim(shares: pl.DataFrame) -> Claim:
     found = _branch_shares(shares)
     main = [panel for panel, share in found.items() if share < 0.45]
     others = [f"{number(share, 2)} in {quoted([panel])}" for panel, share in found.items() if share >= 0.45]
-    holds: Holds = "right" if not others else "wrong"
+    holds: Holds = "right" if not others else "depends" if main else "wrong"
     said = f"Most of it does in {quoted(main)}. " if main else ""
     if others:
         said += f"Through the branch comes a share of {joined(others)}."
@@ -189,16 +274,16 @@ def _short_claim(typical: Rows) -> Claim:
             open_.append(told)
         else:
             (short if row["high"] < limit else long).append(told)
-    holds: Holds = "wrong" if long else "unknown" if open_ else "right"
+    holds: Holds = ("depends" if short else "wrong") if long else "unknown" if open_ else "right"
     said = [
         f"{words} {joined(rows)}"
-        for words, rows in (("Short are", short), ("Not short are", long), ("These draws do not decide", open_))
+        for words, rows in (("It is", short), ("Not short: it is", long), ("Not decided: it is", open_))
         if rows
     ]
     return Claim(
         "In a residual network short paths carry the gradient.",
         holds,
-        f"Mean length in the median draw, short being below {SHORT:g} of the branches. {'. '.join(said)}.",
+        f"Short is a mean length, in the median draw, below {percent(SHORT)} of the branches. {'. '.join(said)}.",
     )
 
 
@@ -208,7 +293,7 @@ def _law_claim(findings: list[Finding], named: dict[str, str]) -> Claim:
         verdict: [named.get(finding.cell, finding.subject) for finding in pooled if str(finding.verdict) == verdict]
         for verdict in ("law holds", "law does not hold", "cannot tell")
     }
-    holds: Holds = "wrong" if verdicts["law does not hold"] else "unknown" if verdicts["cannot tell"] else "right"
+    holds = holds_of({verdict: cells for verdict, cells in verdicts.items() if cells}, right="law holds")
     words = {
         "law holds": "What they carry is binomial in",
         "law does not hold": "It is not in",
@@ -225,7 +310,8 @@ def _independent_claim(typical: Rows) -> Claim:
         for row in apart or typical
     )
     said = f"Not in {told}: the junctions do not choose independently." if apart else f"They do, in {told}."
-    return Claim("The shares at the junctions tell how long the paths are.", "wrong" if apart else "right", said)
+    holds: Holds = "right" if not apart else "wrong" if len(apart) == len(typical) else "depends"
+    return Claim("The shares at the junctions tell how long the paths are.", holds, said)
 
 
 def _apart(row: dict[str, Any]) -> bool:

@@ -11,8 +11,22 @@ from skipscope import charts, identity
 from skipscope.diagnosis import Finding
 from skipscope.identity import MARGIN, SMALL
 from skipscope.readings import Readings
-from skipscope.report.page import Block, Claim, Claims, Figure, Findings, Holds, Prose, Section, Table
-from skipscope.report.prose import by_rule, holds_of, joined, method, plural, quoted, seeds_of, versions_of
+from skipscope.report.page import Block, Claim, Claims, Figure, Holds, Prose, Section, Table
+from skipscope.report.prose import (
+    TRAINED,
+    by_rule,
+    capital,
+    holds_of,
+    in_full,
+    joined,
+    limits,
+    listed,
+    method,
+    plural,
+    quoted,
+    seeds_of,
+    versions_of,
+)
 from skipscope.spec import Spec
 from skipscope.words import number, percent
 
@@ -31,7 +45,7 @@ def identity_section(readings: Readings, *, anchor: str = "identity") -> Section
     """
     findings = identity.findings(readings)
     parts = set(readings.cells["part"])
-    blocks: list[Block] = []
+    blocks: list[Block] = [Prose((_ASKED,))]
     if "block" in parts:
         blocks += _block(readings, findings)
     if "stack" in parts:
@@ -42,9 +56,38 @@ def identity_section(readings: Readings, *, anchor: str = "identity") -> Section
         title="The identity, with and without a shortcut",
         anchor=anchor,
         answer=_answer(readings, findings),
-        blocks=(*blocks, Prose((), "Findings"), Findings(tuple(findings)), method(readings)),
+        blocks=(*blocks, limits(*_LIMITS, *_at_the_edge(readings, parts)), *in_full(findings), method(readings)),
         versions=versions_of(readings),
+        about="Is doing nothing easier to learn with a shortcut?",
+        part=TRAINED,
     )
+
+
+_ASKED = (
+    "A deeper network could do what a shallower one does if its further blocks handed on what they get. He et al. 2015 "
+    "(arXiv:1512.03385, section 3.1) suppose that a residual block finds that easier, since its branch F need only be "
+    "0. First the notebook's picture of it, one block with small weights; then stacks that are trained to do it."
+)
+_LIMITS = (
+    "Giving back the input is a task of its own. That one stack learns it faster than another, in this number of "
+    "steps, does not say that networks that learn something else have blocks near the identity.",
+)
+
+
+def _at_the_edge(readings: Readings, parts: set[str]) -> list[str]:
+    """Which stacks got the largest or the smallest of the rates that were tried; nothing where none did."""
+    if "stack" not in parts:
+        return []
+    rates = identity.rate_data(readings)
+    if rates["rate"].n_unique() == 1:
+        return []
+    told = []
+    for end, words in ((rates["rate"].max(), "largest"), (rates["rate"].min(), "smallest")):
+        chosen = rates.filter("chosen", pl.col("rate") == end)
+        stacks = listed(f"{row['design']} at {row['depth']} layers" for row in chosen.iter_rows(named=True))
+        if stacks:
+            told.append(f"the {words} rate that was tried is the best for {stacks}")
+    return [f"{capital('. '.join(map(capital, told)))}: beyond it they may do better."] if told else []
 
 
 # ---------------------------------------------------------------------------------------------------------- the block
@@ -72,7 +115,7 @@ def _block(readings: Readings, findings: list[Finding]) -> list[Block]:
             name="Distance from the identity, by the scale of the weights",
             chart=charts.block_scales(readings),
             caption="Points: median over draws; band: from the least to the most. Dashed: the law at He's "
-            "initialisation. J is the block's Jacobian, |.| of matrices the Frobenius norm.",
+            "initialisation. J is the block's Jacobian; norms of matrices are Frobenius norms.",
             table=scales.select(
                 pl.col("panel").alias("what"),
                 pl.col("scale").alias("c"),
@@ -93,8 +136,18 @@ def _block(readings: Readings, findings: list[Finding]) -> list[Block]:
 
 def _stacks(readings: Readings) -> list[Block]:
     errors = identity.error_data(readings)
-    rates = identity.rate_data(readings)
-    tried = joined(f"{rate:g}" for rate in rates["rate"].unique().sort())
+    return [
+        Prose(_trained(readings, errors), "Stacks that learn x → x"),
+        _errors(readings, errors),
+        *_paired(readings),
+        *_branches(readings),
+        _rates(readings),
+    ]
+
+
+def _trained(readings: Readings, errors: pl.DataFrame) -> tuple[str, ...]:
+    """Which stacks are trained, and how the comparison is kept fair."""
+    tried = joined(f"{rate:g}" for rate in identity.rate_data(readings)["rate"].unique().sort())
     cell = readings.cells.filter(pl.col("part") == "stack").row(0, named=True)
     features = Spec.from_json(cell["spec"]).stem.features
     how = (
@@ -109,41 +162,43 @@ def _stacks(readings: Readings) -> list[Block]:
         f"is trained at {tried} (down to 0 along a cosine; momentum 0.9, no weight decay, which would pull branches to "
         "0), and is compared where the fewest of its stacks are lost, and then where its training loss is smallest."
     )
-    return [
-        Prose((how, *_designs_told(errors), fair), "Stacks that learn x → x"),
-        Figure(
-            name="Held-out error by depth",
-            chart=charts.stack_errors(readings),
-            caption="Mean squared error on new samples: the share of the inputs' variance that is not given back. "
-            f"Band: 95 % interval of the median over seeds, by ranks.{_not_drawn(errors)}",
-            table=errors.select(
-                pl.col("design").alias("stack"),
-                pl.col("depth").alias("weight layers"),
-                pl.col("rate").alias("learning rate"),
-                pl.col("n").alias("seeds"),
-                "lost",
-                pl.col("q50").alias("held-out error|median"),
-                pl.col("low").alias("held-out error|from"),
-                pl.col("high").alias("held-out error|to"),
-            ),
+    return how, *_designs_told(errors), fair
+
+
+def _errors(readings: Readings, errors: pl.DataFrame) -> Figure:
+    return Figure(
+        name="Held-out error by depth",
+        chart=charts.stack_errors(readings),
+        caption="Mean squared error on new samples: the share of the inputs' variance that is not given back. "
+        f"Band: 95 % interval of the median over seeds, by ranks.{_not_drawn(errors)}",
+        table=errors.select(
+            pl.col("design").alias("stack"),
+            pl.col("depth").alias("weight layers"),
+            pl.col("rate").alias("learning rate"),
+            pl.col("n").alias("seeds"),
+            "lost",
+            pl.col("q50").alias("held-out error|median"),
+            pl.col("low").alias("held-out error|from"),
+            pl.col("high").alias("held-out error|to"),
         ),
-        *_paired(readings),
-        *_branches(readings),
-        Table(
-            rates.select(
-                pl.col("design").alias("stack"),
-                pl.col("depth").alias("weight layers"),
-                pl.col("rate").alias("learning rate"),
-                pl.col("n").alias("seeds"),
-                "lost",
-                pl.col("train").alias("median error|training"),
-                pl.col("test").alias("median error|held out"),
-                pl.when("chosen").then(pl.lit("yes")).otherwise(pl.lit("")).alias("chosen"),
-            ),
-            "Every design at every learning rate; lost: the loss was no longer finite.",
-            folded="All learning rates, as a table",
+    )
+
+
+def _rates(readings: Readings) -> Table:
+    return Table(
+        identity.rate_data(readings).select(
+            pl.col("design").alias("stack"),
+            pl.col("depth").alias("weight layers"),
+            pl.col("rate").alias("learning rate"),
+            pl.col("n").alias("seeds"),
+            "lost",
+            pl.col("train").alias("median error|training"),
+            pl.col("test").alias("median error|held out"),
+            pl.when("chosen").then(pl.lit("yes")).otherwise(pl.lit("")).alias("chosen"),
         ),
-    ]
+        "Every design at every learning rate; lost: the loss was no longer finite.",
+        folded="All learning rates, as a table",
+    )
 
 
 _DESIGNS = {
@@ -218,20 +273,23 @@ def _answer(readings: Readings, findings: list[Finding]) -> str:
                 "law does not hold": "A block of small weights does not follow the law that it is said to.",
             }
             told.append(holds.get(str(finding.verdict), "The law of a block of small weights could not be judged."))
+    steps = readings.cells["steps"].drop_nulls() if "steps" in readings.cells.columns else pl.Series([], dtype=pl.Int64)
+    after = f"After {int(str(steps.max())):,} steps" if len(steps) else "After training"
     for verdict, said in _TRAINED.items():
         by_design = _better(readings, findings)
         here = [
             f"{design} at {joined(found[verdict])} layers" for design, found in by_design.items() if verdict in found
         ]
         if here:
-            told.append(f"{said} {'; '.join(here)}.")
+            told.append(f"{said.replace('{after}', after)} {listed(here)}.")
     return " ".join(told) or "These readings hold no comparison of stacks."
 
 
 _TRAINED = {
-    "holds": "Trained to represent the identity, these stacks do it better than the plain ones of their depth:",
-    "does not hold": "These do not:",
-    "cannot tell": "Of these the draws do not decide it:",
+    "holds": "{after} of training to give back its input, a residual stack is better at it than the plain one of its "
+    "depth:",
+    "does not hold": "It is not:",
+    "cannot tell": "These draws do not decide it:",
 }
 
 
@@ -285,8 +343,14 @@ def _claims(readings: Readings, findings: list[Finding]) -> tuple[Claim, ...]:
     shortcut = [finding for finding in deeper.values() if designs[finding.cell] != "plain"]
     if shortcut:
         found = by_rule(shortcut, _DEEPER, designs)
-        words = {"holds": "No worse is", "does not hold": "Worse is", "cannot tell": "These draws do not decide it for"}
-        shown = ". ".join(f"{said} {quoted(found[verdict])}" for verdict, said in words.items() if verdict in found)
+        words = {
+            "holds": "The deepest stack is no worse than the shallowest of",
+            "does not hold": "It is worse of",
+            "cannot tell": "These draws do not decide it of",
+        }
+        shown = ". ".join(
+            f"{said} the {quoted(found[verdict])} stacks" for verdict, said in words.items() if verdict in found
+        )
         claims.append(
             Claim(
                 "With shortcuts a deeper stack is no worse at the identity.",

@@ -10,9 +10,23 @@ from skipscope import charts
 from skipscope.charts.look import design_places
 from skipscope.diagnosis import FACTOR, Finding
 from skipscope.errors import InputError
-from skipscope.readings import Readings
-from skipscope.report.page import Block, Claim, Claims, Figure, Findings, Holds, Prose, Section, Table
-from skipscope.report.prose import by_rule, holds_of, joined, method, quoted, seeds_of, versions_of
+from skipscope.readings import Readings, require_factors
+from skipscope.report.page import Block, Claim, Claims, Figure, Holds, Prose, Section, Table
+from skipscope.report.prose import (
+    UNTRAINED,
+    blocks_told,
+    by_rule,
+    depths_of,
+    holds_of,
+    in_full,
+    joined,
+    limits,
+    method,
+    networks_of,
+    quoted,
+    seeds_of,
+    versions_of,
+)
 from skipscope.spec import Spec
 from skipscope.spectra import findings as judge
 from skipscope.summary import Summary, summarise
@@ -30,24 +44,32 @@ def jacobian_section(readings: Readings, *, anchor: str = "jacobian") -> Section
         InputError: the readings hold no singular values.
     """
     summary = summarise(readings)
+    require_factors(readings, "jacobian", "part")
     parts = [part for part in ("body", "network") if part in set(readings.cells["part"])]
     if not parts:
         raise InputError("these readings say of no part: measure them with studies.jacobian.")
     main = cast(Part, parts[0])
     findings = _findings(readings, main)
     claims = _claims(findings, readings)
-    blocks: list[Block] = [Prose((_ASKED, _drawn(readings))), *_deepest(summary, main)]
+    blocks: list[Block] = [
+        Prose((_ASKED,)),
+        blocks_told(readings),
+        Prose((_drawn(readings),)),
+        *_deepest(summary, main),
+    ]
     for part in parts:
         blocks += _part(summary, cast(Part, part))
     if claims:
         blocks += [Prose((), "What is commonly said, and what was measured"), Claims(claims)]
-    blocks += [Prose((_JUDGED[main],), "Findings"), Findings(tuple(findings))]
+    blocks += [limits(*_LIMITS, *_at_rounding(summary, main)), *in_full(findings)]
     return Section(
         title="Singular values of the Jacobian",
         anchor=anchor,
         answer=_answer(findings, readings, main),
         blocks=(*blocks, method(readings)),
         versions=versions_of(readings),
+        about="By how much are small changes of the input stretched, and are any lost?",
+        part=UNTRAINED,
     )
 
 
@@ -60,8 +82,33 @@ def _findings(readings: Readings, part: Part) -> list[Finding]:
 _ASKED = (
     "The Jacobian, output by input, says how small changes of the input are stretched: its singular values are the "
     "factors. Values near one in all directions are called dynamical isometry (Pennington et al. 2017, "
-    "arXiv:1711.04735); a direction with the value 0 is lost, forward and backward."
+    "arXiv:1711.04735); a direction with the value 0 is lost, forward and backward. The networks that are compared:"
 )
+_LIMITS = (
+    "The Jacobian is that of one point, before any training: it says what an infinitely small step does there, and not "
+    "how the network trains. Designs that differ in where the ReLU stands as well as in a gain or a norm are compared "
+    "as they are used, so that a difference between two of them is not the work of one of these alone.",
+)
+
+
+def _at_rounding(summary: Summary, part: Part) -> list[str]:
+    """Of which networks the smallest singular value is at the limit of the arithmetic; nothing where of none."""
+    table = charts.spectrum_data(summary, part)
+    ends = table.filter(pl.col("curve").is_in(["sigma_max", "sigma_min"])).pivot(
+        "curve", index=["panel", "depth"], values="q50", maintain_order=True
+    )
+    lost = ends.filter(pl.col("sigma_min") > 0, pl.col("sigma_min") < _RESOLVED * pl.col("sigma_max"))
+    told = joined(f"{quoted([row['panel']])} at d = {row['depth']}" for row in lost.iter_rows(named=True))
+    if not told:
+        return []
+    return [
+        f"Of {told} the smallest singular value is less than {number(_RESOLVED)} of the largest: that is as small as "
+        "this arithmetic resolves beside the largest, so that it is known to be tiny, but not how tiny."
+    ]
+
+
+_RESOLVED = 1e-13
+"""Some hundreds of roundings of float64 (2e-16), of which a product of many matrices makes as many."""
 _WHICH = {
     "body": (
         "All blocks in a row, last block's output by first block's input: without the layers at both ends, which the "
@@ -75,9 +122,11 @@ _WHICH = {
 
 
 def _drawn(readings: Readings) -> str:
-    depths = joined(f"d = {depth}" for depth in readings.cells["depth"].unique().sort())
     batches = readings.cells.filter(pl.col("batch") > 1)["batch"].unique().sort()
-    said = f"Here {depths}, {seeds_of(readings)}; the Jacobian is that of one sample's output by its own input."
+    said = (
+        f"Here {depths_of(readings)}, drawn with {seeds_of(readings)}; the Jacobian is that of one sample's output by "
+        "its own input."
+    )
     if batches.len():
         said += (
             f" With batch normalisation it depends on the batch, of {joined(map(str, batches))} samples: it is the "
@@ -87,12 +136,6 @@ def _drawn(readings: Readings) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- the charts
-
-
-_JUDGED = {
-    "body": "Each is about the body of the deepest networks of a design.",
-    "network": "Each is about the deepest networks of a design.",
-}
 
 
 def _deepest(summary: Summary, part: Part) -> list[Block]:
@@ -124,16 +167,20 @@ def _answer(findings: list[Finding], readings: Readings, part: Part) -> str:
     kept = by_rule(findings, "directions", designs)
     both = [name for name in largest.get("healthy", []) if name in kept.get("healthy", [])]
     depth = joined(map(str, sorted({_depth(readings, finding.cell) for finding in findings})))
-    told = [f"within a factor of {FACTOR:g} of one in {quoted(both) or 'no design'}"]
+    said = (
+        f"At depth {depth} all singular values of the {part} are within a factor of {FACTOR:g} of one in "
+        f"{networks_of(*both) if both else 'no design'}."
+    )
     if "exploding" in largest:
-        told.append(f"beyond in {quoted(largest['exploding'])}")
+        said += f" The largest is beyond that in {networks_of(*largest['exploding'])}."
     if "vanishing" in largest:
-        told.append(f"all below in {quoted(largest['vanishing'])}")
-    said = f"The singular values of the {part} at depth {depth} are {', '.join(told)}."
+        said += f" All are below it in {networks_of(*largest['vanishing'])}."
+    if "spread out" in kept:
+        said += f" The smallest is far below it in {networks_of(*kept['spread out'])}."
     if "directions lost" in kept:
-        said += f" Directions are lost in {quoted(kept['directions lost'])}."
+        said += f" Directions are lost, mapped to 0, in {networks_of(*kept['directions lost'])}."
     open_ = dict.fromkeys([*largest.get("cannot tell", []), *kept.get("cannot tell", [])])
-    return f"{said} These draws do not decide it in {quoted(open_)}." if open_ else said
+    return f"{said} These draws do not decide it in {networks_of(*open_)}." if open_ else said
 
 
 def _depth(readings: Readings, cell: str) -> int:
@@ -148,7 +195,7 @@ def _part(summary: Summary, part: Part) -> list[Block]:
         chart=charts.spectrum(summary, part),
         caption=(
             "Lines: medians over draws; bands: 25 to 75 %. The line at 1 is where nothing is stretched. The axis is "
-            "logarithmic, so a value of 0 (to rounding) has no place on it: a note says where the median is 0."
+            "logarithmic: a note says where a median is 0 (to rounding), or below 10⁻⁶ and so not drawn."
             + (" Dashed: the law, the root of the expected mean square." if law else "")
         ),
         table=table.select(
@@ -211,7 +258,8 @@ def _identity_claim(findings: list[Finding], designs: dict[str, str]) -> Claim |
     return Claim(
         "The + I makes every block nearly the identity.",
         holds_of(found, right="near the identity"),
-        f"The distance |J - I|/|I| of a block, as a median over draws and blocks of the deepest networks. "
+        f"The distance ‖J − I‖/‖I‖ of a block (Frobenius norms), as a median over draws and blocks of the deepest "
+        f"networks. "
         f"{'. '.join(told)}.",
     )
 
@@ -242,7 +290,7 @@ def _isometry_claim(findings: list[Finding], designs: dict[str, str]) -> Claim |
         told.append(f"They do not in {joined(lost)}.")
     if open_:
         told.append(f"These draws do not decide it in {quoted(open_)}.")
-    holds: Holds = "wrong" if lost else "unknown" if open_ else "right"
+    holds: Holds = ("depends" if near else "wrong") if lost else "unknown" if open_ else "right"
     return Claim("Shortcuts keep all singular values near one.", holds, " ".join(told))
 
 

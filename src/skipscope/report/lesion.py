@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from skipscope.absences import is_model
 from skipscope.charts import labels
 from skipscope.charts.lesion import (
     lesion_blocks,
@@ -17,22 +18,27 @@ from skipscope.charts.lesion import (
     lesion_swapped_data,
 )
 from skipscope.diagnosis import Finding
-from skipscope.lesions import LEARNT, deleted_data, findings, intact_data
-from skipscope.readings import Readings
-from skipscope.report.page import Block, Claim, Claims, Facts, Figure, Findings, Method, Prose, Section, Table
+from skipscope.lesions import DESTROYED, HARDLY, LEARNT, deleted_data, findings, intact_data
+from skipscope.readings import Readings, require_readings
+from skipscope.report.models import absences_section
+from skipscope.report.page import Block, Claim, Claims, Facts, Figure, Method, Prose, Section, Table
 from skipscope.report.prose import (
+    TRAINED,
     by_rule,
-    designs_of,
+    depths_of,
+    designs_told,
     holds_of,
+    in_full,
     joined,
-    listed,
+    limits,
     method,
+    networks_of,
     plural,
     quoted,
     seeds_of,
     versions_of,
 )
-from skipscope.words import number
+from skipscope.words import number, percent, tenths
 
 __all__ = ["lesion_section"]
 
@@ -43,6 +49,9 @@ def lesion_section(readings: Readings, *, anchor: str = "lesion") -> Section:
     Raises:
         InputError: the readings hold no networks with one block deleted.
     """
+    require_readings(readings)
+    if is_model(readings):
+        return absences_section(readings, anchor=anchor)
     intact = readings.select(done="nothing")
     named = labels(intact)
     table = intact_data(readings).with_columns(network=pl.col("kind").replace_strict(named))
@@ -52,7 +61,8 @@ def lesion_section(readings: Readings, *, anchor: str = "lesion") -> Section:
     found.sort(key=lambda finding: order.index(finding.cell))
     claims = tuple(_claims(found, named))
     blocks: list[Block] = [
-        Prose((_ASKED, _trained(readings, table))),
+        Prose((_ASKED, f"{_trained(readings, table)} The networks:")),
+        designs_told(intact),
         _overview(table),
         _blocks_figure(readings),
         *_random_figures(readings),
@@ -61,14 +71,25 @@ def lesion_section(readings: Readings, *, anchor: str = "lesion") -> Section:
         blocks.append(Prose(paths, "An ensemble of paths?"))
     if claims:
         blocks += [Prose((), "What is commonly said, and what was measured"), Claims(claims)]
-    blocks += [Prose((), "Findings"), Findings(tuple(found))]
+    blocks += [limits(*_LIMITS), *in_full(found)]
     return Section(
         title="Deleting and swapping blocks",
         anchor=anchor,
         answer=_answer(found, table),
         blocks=(*blocks, _method(intact, readings)),
         versions=versions_of(readings),
+        about="What does a trained network lose with a block, or with its blocks in another order?",
+        part=TRAINED,
     )
+
+
+_LIMITS = (
+    "A small damage is not none: where the error was small, deleting a block may well multiply it, and the first "
+    "blocks matter more than the mean over blocks says. What hardly and destroyed mean is a convention, told with the "
+    "findings.",
+    "A block that can be deleted after training was not useless in training; and what is left may be good because the "
+    "task is easy.",
+)
 
 
 _ASKED = (
@@ -81,10 +102,7 @@ _ASKED = (
 
 def _trained(readings: Readings, table: pl.DataFrame) -> str:
     data = joined(map(str, readings.cells["data"].unique().sort()))
-    about = designs_of(readings)
-    designs = [f"{quoted([name])}: {about[name]}" for name in table["design"].unique(maintain_order=True)]
-    told = f"Here every network is trained on {data}, with {seeds_of(readings)}. The designs, of depth d: "
-    told += f"{listed(designs)}."
+    told = f"Here every network is trained on {data}, with {seeds_of(readings)}; {depths_of(readings)}."
     for row in table.iter_rows(named=True):
         if row["n"] < row["begun"]:
             told += f" Training failed for {row['begun'] - row['n']} of {row['begun']} in {quoted([row['network']])}."
@@ -97,15 +115,19 @@ def _trained(readings: Readings, table: pl.DataFrame) -> str:
     return told
 
 
+_ERRORS = {"intact": "nothing deleted", "error": "one block deleted", "guess": "guessing"}
+
+
 def _overview(table: pl.DataFrame) -> Table:
     return Table(
         table.select(
             "network",
             "blocks",
             pl.col("n").alias("networks"),
-            pl.col("intact").alias("test error|nothing deleted"),
-            pl.col("error").alias("test error|one block deleted"),
-            pl.col("guess").alias("test error|guessing"),
+            *(
+                pl.col(name).map_elements(tenths, pl.String).alias(f"test error|{title}")
+                for name, title in _ERRORS.items()
+            ),
             "damage",
             pl.col("low").alias("95 % interval|from"),
             pl.col("high").alias("95 % interval|to"),
@@ -139,10 +161,15 @@ def _blocks_figure(readings: Readings) -> Figure:
 
 def _errors() -> list[pl.Expr]:
     return [
-        pl.col("error").alias("test error"),
-        pl.col("low").alias("95 % interval|from"),
-        pl.col("high").alias("95 % interval|to"),
-        pl.col("intact").alias("nothing deleted"),
+        *(
+            pl.col(name).map_elements(tenths, pl.String).alias(title)
+            for name, title in (
+                ("error", "test error"),
+                ("low", "95 % interval|from"),
+                ("high", "95 % interval|to"),
+                ("intact", "nothing deleted"),
+            )
+        ),
         pl.col("damage"),
     ]
 
@@ -178,11 +205,14 @@ def _random_figures(readings: Readings) -> Iterator[Figure]:
 
 def _answer(found: list[Finding], table: pl.DataFrame) -> str:
     told = joined(
-        f"from {number(row['intact'], 2)} to {number(row['error'], 2)} in {quoted([row['network']])}"
+        f"from {tenths(row['intact'])} to {tenths(row['error'])} in {networks_of(row['network'])}"
         for row in table.iter_rows(named=True)
     )
-    guess = joined(number(value, 2) for value in table["guess"].unique().sort())
-    said = f"With one block of the trained network deleted the mean test error goes {told}; guessing has {guess}."
+    guess = joined(tenths(value) for value in table["guess"].unique().sort())
+    said = (
+        f"With one block of a trained network deleted the test error goes, in the mean over blocks, {told}; guessing "
+        f"has {guess}."
+    )
     pairs = {str(finding.verdict) for finding in found if finding.rule == "shortcuts soften the loss of a block"}
     return said + _PAIRS.get(next(iter(pairs)), "") if len(pairs) == 1 else said
 
@@ -194,8 +224,13 @@ _PAIRS = {
 }
 
 _CLAIMS = {
-    "one deleted block hardly matters": "Deleting one block of a residual network hardly matters.",
-    "one deleted block destroys it": "Deleting one block of a plain network destroys it.",
+    "one deleted block hardly matters": (
+        f"Deleting one block of a residual network hardly matters: it does less than {percent(HARDLY)} of the damage "
+        "that guessing would be."
+    ),
+    "one deleted block destroys it": (
+        f"Deleting one block of a plain network destroys it: it does more than {percent(DESTROYED)} of that damage."
+    ),
     "shortcuts soften the loss of a block": "It is the shortcuts that soften the loss of a block.",
     "the error grows smoothly with the blocks deleted": (
         "The error of a residual network grows smoothly with the blocks that are deleted."
@@ -253,7 +288,7 @@ def _bare(residual: pl.DataFrame, deleted: pl.DataFrame) -> str:
     """What is left of residual networks without any block; nothing where that was not measured."""
     without = residual.select("kind", "network", k="blocks").join(deleted, on=["kind", "k"])
     told = [
-        f"{number(row['damage'], 2)} in {quoted([row['network']])} (test error {number(row['error'], 2)})"
+        f"{number(row['damage'], 2)} in {networks_of(row['network'])} (test error {tenths(row['error'])})"
         for row in without.iter_rows(named=True)
         if row["damage"] is not None
     ]
@@ -297,7 +332,7 @@ def _method(intact: Readings, readings: Readings) -> Method:
             "mini-batches and the same random choices of blocks",
         ),
         ("Steps of training", joined(f"{steps:,}" for steps in values("steps"))),
-        ("Learning rate", joined(number(rate) for rate in values("rate"))),
+        ("Learning rate", joined(f"{rate:g}" for rate in values("rate"))),
         ("Test samples", joined(map(str, values("batch")))),
         ("Batch normalisation", "takes its running averages in place of the batch's statistics; they stay as trained"),
         ("Arithmetic", joined(values("dtype"))),

@@ -13,13 +13,15 @@ import polars as pl
 from skipscope import charts
 from skipscope.diagnosis import FACTOR, SEEDS, Finding, diagnose
 from skipscope.errors import InputError
-from skipscope.readings import Readings
+from skipscope.readings import Readings, require_readings
 from skipscope.report.page import Block, Claim, Claims, Figure, Findings, Holds, Prose, Section, Table
 from skipscope.report.pairs import PAIRED, RATIO, Pair, depth_table, growth_table, pairs_of, quantiles
 from skipscope.report.prose import (
     QUANTILE_NAMES,
+    UNTRAINED,
     capital,
     joined,
+    limits,
     measured,
     method,
     plural,
@@ -41,6 +43,7 @@ def notebook_section(readings: Readings, *, anchor: str = "notebook") -> Section
     Raises:
         InputError: the readings hold no plain network with a residual one of its depth, width and cotangent.
     """
+    require_readings(readings)
     pairs = pairs_of(readings)
     if not pairs:
         raise InputError(
@@ -59,9 +62,18 @@ def notebook_section(readings: Readings, *, anchor: str = "notebook") -> Section
         title="As the notebook did it",
         anchor=anchor,
         answer=_answer(pairs, settings, seed),
-        blocks=(*blocks, *_verdicts(findings, readings), method(readings)),
+        blocks=(*blocks, limits(*_LIMITS), *_verdicts(findings, readings), method(readings)),
         versions=versions_of(readings),
+        about="What does the original experiment say if it is drawn not once, but many times?",
+        part=UNTRAINED,
     )
+
+
+_LIMITS = (
+    "These are the notebook's own networks: narrow, without normalisation, with another block than the paper's, and "
+    "not trained. That its conclusion does not follow from one draw does not mean that shortcuts do nothing: the "
+    "sections on trained networks say what they do.",
+)
 
 
 def _settings(pairs: Sequence[Pair]) -> list[Pair]:
@@ -98,7 +110,7 @@ def _sharing(pair: Pair, seed: int) -> str:
 def _answer(pairs: Sequence[Pair], settings: Sequence[Pair], seed: int) -> str:
     pair = settings[0]
     draw = _draw(pair, seed)
-    said = f"The notebook's one draw ({pair.name}; {draw.seeds}) says {_better(draw.paired)}. " if draw else ""
+    said = f"Drawn once ({pair.name}; {draw.seeds}), it says {_better(draw.paired)}. " if draw else ""
     return f"{said}{_spread(pair)}. {_disagreement([_dissent(each) for each in _alike(pairs, pair)])}"
 
 
@@ -189,8 +201,8 @@ def _drawn_once(pair: Pair, seed: int) -> list[Block]:
         chart=chart,
         caption=(
             "How often each ratio ‖dW_{first}‖/‖dW_{last}‖ occurs in the plain and in the residual network, and N, the "
-            f"one over the other. Solid line: the one draw ({pair.seeds(seed)}). Dashed line: 1, where both ends, or "
-            "both networks, are alike."
+            "one over the other. Solid line: the one draw. Dashed line: 1, where both ends, or both networks, are "
+            "alike."
         ),
         table=_distribution_table(pair),
     )
@@ -205,7 +217,7 @@ def _one_draw(pair: Pair, seed: int) -> str:
         )
     opposite = 1 - pair.above if draw.paired > 1 else pair.above
     return (
-        f"In the one draw ({draw.seeds}) the ratio is {number(draw.plain)} in the plain network and "
+        f"In the one draw the ratio is {number(draw.plain)} in the plain network and "
         f"{number(draw.residual)} in the residual one, so N is {number(draw.paired)}: {_better(draw.paired)}. "
         f"{_spread(pair)}; {percent(draw.rank)} of draws have a smaller N than this one, and {percent(opposite)} say "
         "the opposite of what it says."
@@ -363,7 +375,11 @@ def _vanishing_claim(pairs: Sequence[Pair], deepest: Pair, verdicts: Verdicts) -
         "exploding": ("wrong", "It explodes"),
         "dead": ("right", "It does, wholly"),
         "healthy": ("wrong", f"It stays within a factor of {FACTOR:g}"),
-        "spread out": ("wrong", "It does not: what depth adds is spread between draws"),
+        "spread out": (
+            "wrong",
+            "It does not: what depth adds is spread between draws, and as they move apart the median draw moves with "
+            "them",
+        ),
         "cannot tell": ("unknown", "These draws do not decide it"),
     }
     holds, words = told[finding.verdict]
@@ -493,4 +509,4 @@ def _verdicts(findings: Sequence[Finding], readings: Readings) -> list[Block]:
     table = pl.DataFrame(list(rows.values())).sort("width", back, "d", "network")
     folded = f"All {len(findings)} findings, with thresholds, sources and evidence"
     caption = f"{capital(plural(len(rows), 'network'))}, and the verdict on each."
-    return [Prose((), "Findings"), Table(table, caption), Findings(tuple(findings), folded)]
+    return [Table(table, caption, folded="The verdict on every network, as a table"), Findings(tuple(findings), folded)]

@@ -7,14 +7,22 @@
 
   // ------------------------------------------------------------------------------------------------ one chart
 
+  // Pictures, whose panels keep their shape, stand side by side on a telephone, too.
+  function columnsOf(chart) {
+    const room = chart.place.clientWidth;
+    const fit = chart.aspect ? Math.floor(room / 130) : room < narrow ? 1 : chart.perRow;
+    return Math.max(1, Math.min(chart.panels, chart.perRow, fit));
+  }
+
   async function draw(chart) {
-    chart.columns = Math.min(chart.panels, chart.place.clientWidth < narrow ? 1 : chart.perRow);
+    chart.columns = columnsOf(chart);
     const spec = structuredClone(chart.spec);
     spec.columns = chart.columns;
     // In one row a legend would be wider than a telephone, and the panels would give way to it.
     const room = chart.place.clientWidth;
     if (room < narrow) spec.config.legend = { ...spec.config.legend, columns: room < narrow / 1.6 ? 1 : 2 };
-    spec.spec.width = Math.max(120, Math.round(chart.place.clientWidth / chart.columns) - 70);
+    spec.spec.width = Math.max(chart.aspect ? 60 : 120, Math.round(room / chart.columns) - (chart.aspect ? 22 : 70));
+    if (chart.aspect) spec.spec.height = Math.round(spec.spec.width * chart.aspect);
     chart.result?.finalize();
     chart.result = await vegaEmbed(chart.place, spec, {
       actions: false,
@@ -33,15 +41,16 @@
     for (let turn = 0; turn < 2; turn++) {
       const over = parseFloat(chart.place.querySelector("svg").getAttribute("width")) - chart.place.clientWidth;
       const width = chart.result.view.signal("child_width");
-      const wanted = Math.max(120, Math.floor(width - over / chart.columns));
+      const wanted = Math.max(chart.aspect ? 60 : 120, Math.floor(width - over / chart.columns));
       if (Math.abs(wanted - width) < 2) return;
-      await chart.result.view.signal("child_width", wanted).resize().runAsync();
+      const view = chart.result.view.signal("child_width", wanted);
+      if (chart.aspect) view.signal("child_height", Math.round(wanted * chart.aspect));
+      await view.resize().runAsync();
     }
   }
 
   async function resized(chart) {
-    const columns = Math.min(chart.panels, chart.place.clientWidth < narrow ? 1 : chart.perRow);
-    await (columns === chart.columns ? fit(chart) : draw(chart));
+    await (columnsOf(chart) === chart.columns ? fit(chart) : draw(chart));
   }
 
   // The wheel scrolls the page until the reader has clicked into a chart, and again when the pointer has left it.
@@ -90,6 +99,7 @@
   async function start(chart) {
     chart.place = document.getElementById(chart.id);
     chart.perRow = chart.spec.columns;
+    chart.aspect = chart.spec.usermeta?.aspect; // height over width
     for (const name of ["role", "aria-roledescription", "aria-label"]) chart[name] = chart.place.getAttribute(name) ?? "";
     guardWheel(chart.place);
     try {
@@ -124,6 +134,7 @@
   });
   name();
   toggle.hidden = false;
+  document.getElementById("hint").hidden = charts.length === 0;
 
   Promise.all(charts.map(start)).then(() => { document.documentElement.dataset.state = "drawn"; });
 })();

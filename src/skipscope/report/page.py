@@ -49,10 +49,11 @@ Holds = Literal["right", "wrong", "depends", "quoted", "unknown"]
 
 @dataclass(frozen=True)
 class Prose:
-    """Paragraphs of text, with a heading if it is not empty."""
+    """Paragraphs of text, with a heading if it is not empty; `folded` is the line that opens hidden ones."""
 
     paragraphs: tuple[str, ...]
     heading: str = ""
+    folded: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,19 @@ class Figure:
 
 @dataclass(frozen=True)
 class Claim:
-    """What is commonly said, whether these readings bear it out, and what they show."""
+    """What is commonly said, whether these readings bear it out, and what they show.
+
+    Attributes:
+        claim: what is said.
+        holds: whether it is so.
+        measured: what was measured.
+        see: the anchor of the section that shows it, if that is another one.
+    """
 
     claim: str
     holds: Holds
     measured: str
+    see: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,8 @@ class Section:
         blocks: what it shows, in order.
         versions: what it was measured with, by name.
         sums_up: whether its answer opens the report alone; then the others' stand at the head of their sections.
+        about: what it asks, in a few words, for the table of contents.
+        part: the part of the report that it belongs to, a heading in the table of contents.
     """
 
     title: str
@@ -149,6 +160,8 @@ class Section:
     blocks: tuple[Block, ...]
     versions: tuple[tuple[str, str], ...] = ()
     sums_up: bool = False
+    about: str = ""
+    part: str = ""
 
 
 # ------------------------------------------------------------------------------------------------------- the page
@@ -158,16 +171,16 @@ def render(sections: Sequence[Section], *, title: str, command: str) -> str:
     """The report as one HTML document. Equal sections give equal text: there is no date in it."""
     opening = [section for section in sections if section.sums_up] or sections
     figures = [(f"{section.anchor}-{i}", block) for section in sections for i, block in _figures(section)]
+    places = _places(sections)
     return Template(_resource("page.html")).substitute(
         version=html.escape(version("skipscope")),
         title=_text(title),
         css=_resource("page.css"),
         answer="\n".join(f"<p>{_text(section.answer)}</p>" for section in opening),
-        contents="\n".join(
-            f'<li><a href="#{_attribute(anchor)}">{_text(name)}</a></li>'
-            for anchor, name in [*((s.anchor, s.title) for s in sections), ("repeat", "Repeat it")]
+        contents=_contents(sections, places),
+        sections="\n".join(
+            _section(section, places, answered=opening is sections or section.sums_up) for section in sections
         ),
-        sections="\n".join(_section(section, answered=opening is sections or section.sums_up) for section in sections),
         command=html.escape(command),
         versions=_facts(Facts(tuple(dict.fromkeys(pair for section in sections for pair in section.versions)))),
         charts=_json(
@@ -178,17 +191,36 @@ def render(sections: Sequence[Section], *, title: str, command: str) -> str:
     )
 
 
+def _places(sections: Sequence[Section]) -> dict[str, str]:
+    """The number and title of every section, by its anchor; one alone needs no number."""
+    counted = (f"{place}. " if len(sections) > 1 else "" for place in range(1, len(sections) + 1))
+    return {section.anchor: f"{number}{section.title}" for number, section in zip(counted, sections, strict=True)}
+
+
+def _contents(sections: Sequence[Section], places: dict[str, str]) -> str:
+    """The table of contents: every section with what it asks, under the heading of its part."""
+    lines, part = [], ""
+    for section in sections:
+        if section.part != part:
+            part = section.part
+            lines.append(f'<li class="part">{_text(part)}</li>' if part else "")
+        about = f" <span>{_text(section.about)}</span>" if section.about else ""
+        lines.append(f'<li><a href="#{_attribute(section.anchor)}">{_text(places[section.anchor])}</a>{about}</li>')
+    return "\n".join([*filter(None, lines), '<li class="last"><a href="#repeat">Repeat it</a></li>'])
+
+
 def _figures(section: Section) -> Iterable[tuple[int, Figure]]:
     return ((i, block) for i, block in enumerate(section.blocks) if isinstance(block, Figure))
 
 
-def _section(section: Section, *, answered: bool) -> str:
+def _section(section: Section, places: dict[str, str], *, answered: bool) -> str:
     answer = "" if answered else f'<div class="answer" role="note"><p>{_text(section.answer)}</p></div>\n'
-    blocks = "\n".join(_block(block, f"{section.anchor}-{i}") for i, block in enumerate(section.blocks))
-    return f'<section id="{_attribute(section.anchor)}">\n<h2>{_text(section.title)}</h2>\n{answer}{blocks}\n</section>'
+    blocks = "\n".join(_block(block, f"{section.anchor}-{i}", places) for i, block in enumerate(section.blocks))
+    title = _text(places[section.anchor])
+    return f'<section id="{_attribute(section.anchor)}">\n<h2>{title}</h2>\n{answer}{blocks}\n</section>'
 
 
-def _block(block: Block, name: str) -> str:
+def _block(block: Block, name: str, places: dict[str, str]) -> str:
     match block:
         case Prose():
             return _prose(block)
@@ -197,22 +229,22 @@ def _block(block: Block, name: str) -> str:
         case Figure():
             return _figure(block, name)
         case Claims():
-            return f'<ol class="stories">{"".join(map(_claim, block.claims))}</ol>'
+            return f'<ol class="stories">{"".join(_claim(claim, places) for claim in block.claims)}</ol>'
         case Findings():
             return _findings(block)
         case Facts():
             return _facts(block)
         case Method():
-            inner = "\n".join(_block(each, name) for each in block.blocks)
+            inner = "\n".join(_block(each, name, places) for each in block.blocks)
             return f'<aside class="method" aria-label="Method">\n<h3>Method</h3>\n{inner}\n</aside>'
 
 
 def _prose(block: Prose) -> str:
     heading = f"<h3>{_text(block.heading)}</h3>\n" if block.heading else ""
-    return heading + "\n".join(f"<p>{_text(paragraph)}</p>" for paragraph in block.paragraphs)
-
-
-_HINT = "Hover for values. Click in, then scroll to zoom, drag to move, double-click to reset."
+    paragraphs = "\n".join(f"<p>{_text(paragraph)}</p>" for paragraph in block.paragraphs)
+    if block.folded:
+        paragraphs = f"<details><summary>{_text(block.folded)}</summary>{paragraphs}</details>"
+    return heading + paragraphs
 
 
 def _figure(figure: Figure, name: str) -> str:
@@ -222,7 +254,7 @@ def _figure(figure: Figure, name: str) -> str:
 <p class="name">{_text(figure.name)}</p>
 <div class="chart" id="{_attribute(name)}" role="img" aria-label="{label}"></div>
 <figcaption>{_text(figure.caption)}</figcaption>
-<div class="tools" hidden><span>{_HINT}</span></div>
+<div class="tools" hidden></div>
 {table}
 </figure>"""
 
@@ -236,11 +268,14 @@ _BADGES: dict[Holds, tuple[str, str]] = {
 }
 
 
-def _claim(claim: Claim) -> str:
+def _claim(claim: Claim, places: dict[str, str]) -> str:
     sign, words = _BADGES[claim.holds]
+    see = ""
+    if claim.see in places:  # a report may lack the section
+        see = f' <a class="see" href="#{_attribute(claim.see)}">{_text(places[claim.see])}</a>'
     return (
         f'<li class="story {claim.holds}"><p class="claim">{_text(claim.claim)}</p>'
-        f"<p>{_badge(sign, words)} {_text(claim.measured)}</p></li>"
+        f"<p>{_badge(sign, words)} {_text(claim.measured)}{see}</p></li>"
     )
 
 
@@ -356,7 +391,7 @@ def _cell(column: str, value: Any, numeric: bool, main: bool) -> str:
     )
     if numeric and isinstance(value, int) and column.rpartition("|")[2] == "seed":
         text = str(value)
-    names = [name for name, so in (("num", numeric), ("main", main), ("wrap", len(text) > 60)) if so]
+    names = [name for name, so in (("num", numeric), ("main", main), ("wrap", len(text) > 40)) if so]
     attribute = f' class="{" ".join(names)}"' if names else ""
     return f"<td{attribute}>{_text(text)}</td>"
 
@@ -367,6 +402,7 @@ def _class(numeric: bool) -> str:
 
 # ------------------------------------------------------------------------------------------------ text and scripts
 
+_NORM = re.compile(r"\|(F\(x\)|x|J [-−] I|I)\|")  # a minus, as in print
 _QUOTED = re.compile(r'(?<!\w)"([^"]*)"')
 _TOGETHER = re.compile(r"(?<=\d) (?=%|× 10)|(?<=\d\s×) (?=10)")  # no line is broken inside a number
 _INDEX = re.compile(r"_\{(\w+)\}")
@@ -393,9 +429,10 @@ def _attribute(text: str) -> str:
 
 
 def _typeset(text: str) -> str:
-    """Numbers with a power of ten, quotation marks and apostrophes as print has them."""
+    """Numbers with a power of ten, norms, quotation marks and apostrophes as print has them."""
     text = _EXPONENT.sub(lambda found: number(float(found[0])), text)
-    text = _TOGETHER.sub("\u00a0", text)
+    text = _NORM.sub(lambda found: f"‖{found[1].replace('-', _MINUS)}‖", text)
+    text = _TOGETHER.sub("\u00a0", text.replace("J - I", f"J {_MINUS} I"))
     return _QUOTED.sub("\u201c\\1\u201d", text).replace("'", "\u2019")
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import polars as pl
 
 from skipscope.charts import flow_data, junctions_data, labels
+from skipscope.charts.look import design_places
 from skipscope.designs import DESIGNS
 from skipscope.diagnosis import FACTOR, SEEDS, Finding
 from skipscope.readings import Readings
-from skipscope.report.page import Facts, Holds, Method, Table
+from skipscope.report.page import Block, Facts, Findings, Holds, Method, Prose, Table
 from skipscope.spec import Spec
 from skipscope.summary import CARRYING, Summary, z_limit
 from skipscope.words import number
@@ -23,21 +24,29 @@ from skipscope.words import number
 __all__ = [
     "INITS",
     "QUANTILE_NAMES",
+    "TRAINED",
+    "UNTRAINED",
     "VERBS",
+    "against_laws",
     "bands",
+    "blocks_told",
     "by_rule",
     "capital",
     "change",
-    "designs_of",
+    "depths_of",
+    "designs_told",
     "holds_of",
+    "in_full",
     "joined",
     "junctions_table",
     "law_lines",
     "laws",
+    "limits",
     "listed",
     "measured",
     "method",
     "networks",
+    "networks_of",
     "plural",
     "profile_table",
     "quoted",
@@ -59,6 +68,9 @@ VERBS = {
 }
 """What a signal or a gradient does, by verdict."""
 
+UNTRAINED, TRAINED = "Before any training", "In and after training"
+"""The parts of a report."""
+
 INITS = {"he": "He", "xavier": "Xavier", "lecun": "LeCun", "torch": "PyTorch's default"}
 """The names of the initialisations."""
 
@@ -69,14 +81,6 @@ def joined(names: Iterable[str]) -> str:
     """A list of names in a sentence."""
     listed = list(names)
     return f"{', '.join(listed[:-1])} and {listed[-1]}" if len(listed) > 1 else "".join(listed)
-
-
-def designs_of(readings: Readings) -> dict[str, str]:
-    """What the designs are, by name and in the order of skipscope; and what networks are that are none of them."""
-    own = {row["design"]: row["spec"] for row in readings.cells.iter_rows(named=True) if row["design"] and row["spec"]}
-    known = {name: design.about for name, design in DESIGNS.items() if name in own}
-    others = {name: Spec.from_json(text) for name, text in own.items() if name not in DESIGNS}
-    return known | {name: _about(spec) for name, spec in others.items()}
 
 
 def _about(spec: Spec) -> str:
@@ -124,6 +128,30 @@ def seeds_of(readings: Readings) -> str:
     return f"{len(seeds):,} seeds ({seeds[0]} to {seeds[-1]}{gaps})"
 
 
+def depths_of(readings: Readings) -> str:
+    """The depths of the networks: `d = 20`, or `d is 5, 10 and 20`."""
+    depths = [str(depth) for depth in readings.cells["depth"].drop_nulls().unique().sort()]
+    return f"d = {depths[0]}" if len(depths) == 1 else f"d is {joined(depths)}"
+
+
+def designs_told(readings: Readings) -> Facts:
+    """What the designs of the readings are, in the order of the charts; and networks that are none of them."""
+    own = {row["design"]: row["spec"] for row in readings.cells.iter_rows(named=True) if row["design"]}
+    known = [(name, DESIGNS[name].about.replace("d - 2", "d − 2")) for name in DESIGNS if name in own]
+    others = [(name, _about(Spec.from_json(text))) for name, text in own.items() if name not in DESIGNS and text]
+    return Facts((*known, *others))
+
+
+def blocks_told(readings: Readings) -> Facts:
+    """What the blocks of every design are, for designs that differ in more than their depth."""
+    told: dict[str, str] = {}
+    for row in readings.cells.iter_rows(named=True):
+        spec = Spec.from_json(row["spec"]) if row["spec"] else None
+        if spec is not None and spec.stages:
+            told.setdefault(row["design"], f"blocks of {_block_of(spec)}")
+    return Facts(tuple((name, told[name]) for name in sorted(told, key=design_places(readings).__getitem__)))
+
+
 def sent(cotangent: object) -> str:
     """The gradient that is sent back from the output, in words."""
     known = {
@@ -139,6 +167,11 @@ def sent(cotangent: object) -> str:
 def networks(names: Sequence[str]) -> str:
     """Networks in a sentence, by their labels."""
     return f"the {joined(names)} {'network' if len(names) == 1 else 'networks'}"
+
+
+def networks_of(*designs: str) -> str:
+    """Networks in a sentence, by their designs, of which there are several sizes each."""
+    return f"the {quoted(designs)} networks"
 
 
 def change(finding: Finding) -> dict[str, Any]:
@@ -169,10 +202,23 @@ def by_rule(findings: Iterable[Finding], rule: str, names: Mapping[str, str]) ->
 
 
 def holds_of(found: Mapping[str, Sequence[str]], *, right: str) -> Holds:
-    """Whether a claim holds, from `by_rule`: in all with the verdict `right`, in none with another that decides."""
+    """Whether a claim holds, from `by_rule`: it depends where some have the verdict `right` and some another."""
     if set(found) - {right, "cannot tell"}:
-        return "wrong"
+        return "depends" if right in found else "wrong"
     return "unknown" if "cannot tell" in found or not found else "right"
+
+
+def in_full(findings: Sequence[Finding]) -> list[Block]:
+    """All findings of a section, behind one line: its prose and claims have told of them."""
+    if not findings:
+        return []
+    counted = "The finding" if len(findings) == 1 else f"All {len(findings)} findings"
+    return [Findings(tuple(findings), f"{counted}, with thresholds, sources and evidence")]
+
+
+def limits(*said: str) -> Prose:
+    """What a section does not show, so that nobody reads it into it."""
+    return Prose(tuple(each for each in said if each), "What this does not show")
 
 
 def bands(draws: int) -> str:
@@ -185,45 +231,108 @@ def bands(draws: int) -> str:
 # ------------------------------------------------------------------------------------------------------------ laws
 
 
+def against_laws(summary: Summary, quantity: str) -> list[Block]:
+    """Whether networks follow the laws about a quantity: in a sentence, and network by network behind a line."""
+    held = _held(summary, quantity)
+    told = laws(summary, quantity)
+    if not told:
+        return []
+    groups: dict[str, list[str]] = {}
+    for name, sites, looks, _ in held:
+        groups.setdefault(_agrees(sites, looks), []).append(name)
+    said = [words.format(networks(groups[verdict])) for verdict, words in _HELD.items() if verdict in groups]
+    if len(held) < summary.laws.filter(pl.col("quantity") == quantity).height:
+        said.append("For the others no law is drawn, since none holds.")
+    folded = "Network by network, and what the laws say"
+    return [Prose((" ".join(said),)), Prose((*told, *([_SYMBOLS] if held else [])), folded=folded)]
+
+
+_HELD = {
+    "agrees": "At every site that can be judged the measurement agrees with the law that is drawn, in {}.",
+    "differs": "At some sites the measurement differs from the law that is drawn by more than chance explains, in {}.",
+    "open": "Whether the law that is drawn holds, these draws do not tell in {}.",
+}
+_SYMBOLS = (
+    "In the laws x is the input, a_{l} the activation and g_{l} the gradient behind layer l, the cotangent what is "
+    "sent back from the output, n the width, E the mean over draws; v is the variance of a weight, χ²_{K} a sum of K "
+    "squared standard normals, K the number of units that a ReLU lets pass; s and a are the gains of shortcut and "
+    "branch, g2 the factor by which a branch changes the mean square, and k the mean of a branch's output in units of "
+    "√(q) (with He 1/√(π))."
+)
+
+
 def laws(summary: Summary, quantity: str) -> tuple[str, ...]:
     """For each law about a quantity: whether the measurement agrees, or why it is not drawn."""
     named = labels(summary.readings)
     told = {row["cell"]: row for row in summary.laws.filter(pl.col("quantity") == quantity).iter_rows(named=True)}
     order = [cell for cell in named if cell in told]
-    drawn = flow_data(summary, quantity)
-    held = [cell for cell in order if not told[cell]["refusal"]]
     refused: dict[str, list[str]] = {}
     for cell in order:
         if told[cell]["refusal"]:
             refused.setdefault(told[cell]["refusal"], []).append(named[cell])
-    sources = {f"The law: {_formula(told[cell]['statement'])} Source: {told[cell]['source']}." for cell in held}
-    looks = max(1, summary.table["z"].count())
+    held = [told[cell] for cell in order if not told[cell]["refusal"]]
+    sources = {f"The law: {_formula(law['statement'])} Source: {law['source']}." for law in held}
     return (
-        *(_agreement(named[cell], drawn.filter(pl.col("cell") == cell), looks, told[cell]["bias"]) for cell in held),
+        *(_agreement(*each) for each in _held(summary, quantity)),
         *sorted(sources),
         *(f"No law is drawn for {networks(cells)}. {refusal}" for refusal, cells in refused.items()),
     )
 
 
+Held = tuple[str, pl.DataFrame, int, str]  # a network, its sites, how many z are looked at, what its law leaves out
+
+
+def _held(summary: Summary, quantity: str) -> list[Held]:
+    """The networks that a law about a quantity speaks of."""
+    named = labels(summary.readings)
+    drawn = flow_data(summary, quantity)
+    about = summary.laws.filter(pl.col("quantity") == quantity, pl.col("refusal") == "")
+    bias = dict(about.select("cell", "bias").iter_rows())
+    looks = max(1, summary.table["z"].count())
+    return [
+        (name, drawn.filter(pl.col("cell") == cell), looks, bias[cell]) for cell, name in named.items() if cell in bias
+    ]
+
+
+def _spoken(sites: pl.DataFrame) -> tuple[pl.DataFrame, bool]:
+    """The sites that a law speaks of, and whether it speaks of logarithms."""
+    spoken = sites.filter(pl.col("law_q50").is_not_null() | pl.col("law_rms").is_not_null())
+    return spoken, spoken["law_q50"].null_count() < spoken.height
+
+
+def _judged(sites: pl.DataFrame, looks: int) -> pl.DataFrame:
+    """The sites with a z, the furthest from its limit first: how far `off` each is, and its `limit`."""
+    spoken, of_logarithms = _spoken(sites)
+    held = spoken.filter(pl.col("z").is_not_null())
+    limits = [z_limit(looks, None if of_logarithms else carrying) for carrying in held["carrying"]]
+    return held.with_columns(limit=pl.Series(limits, dtype=pl.Float64), off=pl.col("z").abs()).sort(
+        pl.col("off") / pl.col("limit"), descending=True
+    )
+
+
+def _agrees(sites: pl.DataFrame, looks: int) -> str:
+    """Whether a network agrees with its law: a key of `_HELD`."""
+    spoken, _ = _spoken(sites)
+    judged = _judged(sites, looks)
+    if int(str(spoken["n"].max() or 0)) < SEEDS or judged.is_empty():
+        return "open"
+    return "differs" if judged["off"][0] > judged["limit"][0] else "agrees"
+
+
 def _agreement(name: str, sites: pl.DataFrame, looks: int, bias: str) -> str:
     """Whether a network agrees with the law of its mean logarithm, or mean square, at every site; if not, where not."""
-    spoken = sites.filter(pl.col("law_q50").is_not_null() | pl.col("law_rms").is_not_null())
-    held = spoken.filter(pl.col("z").is_not_null())
-    of_logarithms = spoken["law_q50"].null_count() < spoken.height
+    spoken, of_logarithms = _spoken(sites)
+    judged = _judged(sites, looks)
     draws = int(str(spoken["n"].max() or 0))
     if draws < SEEDS:
         return (
             f"Of the {name} network there are too few draws to hold against the law: {draws}, where {SEEDS} would do."
         )
-    if held.is_empty():
+    if judged.is_empty():
         return f"The {name} network is not held against the law: {_why_not(spoken, of_logarithms)}."
-    limits = [z_limit(looks, None if of_logarithms else carrying) for carrying in held["carrying"]]
-    judged = held.with_columns(limit=pl.Series(limits), off=pl.col("z").abs()).sort(
-        pl.col("off") / pl.col("limit"), descending=True
-    )
     worst, off = judged.row(0, named=True), judged.filter(pl.col("off") > pl.col("limit")).height
     what = "logarithm of the square" if of_logarithms else "square"
-    among = f"of {plural(held.height, 'site')}"
+    among = f"of {plural(judged.height, 'site')}"
     bound = f"{number(worst['limit'], 2)} standard errors"
     looked = "" if looks == 1 else f", where the largest of {looks:,} such distances is looked at"
     if off:
@@ -354,7 +463,7 @@ def method(readings: Readings) -> Method:
     sizes = _networks(readings)
     if sizes.is_empty():
         return Method((Facts(shown),))
-    folded = "" if sizes.height <= 12 else "The networks, as a table"
+    folded = "" if sizes.height <= 4 else f"The {sizes.height} networks, as a table"
     return Method(
         (Table(sizes, "The networks; d is the depth that the study gives them.", folded=folded), Facts(shown))
     )
@@ -402,11 +511,16 @@ def _block_of(spec: Spec) -> str:
     stage = spec.stages[0]
     words = [plural(stage.layers, "layer")]
     words.append(
-        "no shortcut" if stage.plain else f"{stage.shortcut} shortcut, {stage.activation} {_ORDERS[stage.order]}"
+        "no shortcut"
+        if stage.plain
+        else f"{stage.shortcut} shortcut, {stage.activation.replace('relu', 'ReLU')} {_ORDERS[stage.order]}"
     )
     words.append("no norm" if stage.norm == "none" else f"{stage.norm} norm")
     if (stage.gains.shortcut, stage.gains.branch) != (1.0, 1.0):
-        words.append(f"gains {stage.gains.shortcut} and {stage.gains.branch}")
+        gains = (
+            f"{gain:g}" if isinstance(gain, float) else gain for gain in (stage.gains.shortcut, stage.gains.branch)
+        )
+        words.append(f"gains {' and '.join(gains)}")
     return ", ".join(words)
 
 

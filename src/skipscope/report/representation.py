@@ -10,9 +10,24 @@ import polars as pl
 from skipscope import charts, separability
 from skipscope.charts.look import design_places
 from skipscope.diagnosis import Finding
+from skipscope.errors import as_list, require_type
 from skipscope.readings import Readings
-from skipscope.report.page import Block, Claim, Claims, Facts, Figure, Findings, Method, Prose, Section, Table
-from skipscope.report.prose import by_rule, capital, holds_of, joined, method, plural, seeds_of, versions_of
+from skipscope.report.page import Block, Claim, Claims, Facts, Figure, Method, Prose, Section, Table
+from skipscope.report.prose import (
+    TRAINED,
+    by_rule,
+    capital,
+    designs_told,
+    holds_of,
+    in_full,
+    joined,
+    limits,
+    method,
+    plural,
+    quoted,
+    seeds_of,
+    versions_of,
+)
 from skipscope.separability import MARGIN, Pictures, points
 from skipscope.words import percent
 
@@ -36,8 +51,12 @@ def representation_section(
     table = charts.separability_data(readings)
     findings = _findings(readings)
     claims = _claims(findings)
+    pictures = as_list(pictures)
+    for each in pictures:
+        require_type("pictures", each, Pictures, "skipscope.studies.pictures(readings) gives some")
     blocks: list[Block] = [
-        Prose((_ASKED, _trained(readings, table))),
+        Prose((_ASKED, f"{_trained(readings, table)} The networks:")),
+        designs_told(readings),
         *[_samples(each) for each in pictures if not each.samples.is_empty()],
         _figure(readings, "linear_accuracy", _ACCURACY),
         _ends(readings),
@@ -48,15 +67,36 @@ def representation_section(
     ]
     if claims:
         blocks += [Prose((), "What is commonly said, and what was measured"), Claims(claims)]
-    if findings:
-        blocks += [Prose((), "Findings"), Findings(tuple(findings))]
+    blocks += [limits(*_LIMITS, *_easy(table)), *in_full(findings)]
     return Section(
         title="What every depth has learned",
         anchor=anchor,
         answer=_answer(table, findings, readings),
         blocks=(*blocks, _method(readings, table)),
         versions=versions_of(readings),
+        about="What can be read from a network half-way through, untrained and trained?",
+        part=TRAINED,
     )
+
+
+_LIMITS = (
+    "That a linear classifier can read something does not mean that the network uses it; and what it cannot read may "
+    "be there in another form.",
+)
+
+
+def _easy(table: pl.DataFrame) -> list[str]:
+    """In which settings the input alone tells so much that little is left to learn; nothing where in none."""
+    inputs = table.filter(pl.col("site") == "input", pl.col("mean") > _EASY).unique("setting", maintain_order=True)
+    return [
+        f"{capital(str(row['setting']))}: a linear classifier reads {percent(row['mean'])} from the input itself, so "
+        "that little is left for depth to add. A harder task could look different."
+        for row in inputs.iter_rows(named=True)
+    ]
+
+
+_EASY = 0.9
+"""Above which accuracy at the input a task is called easy."""
 
 
 _ASKED = (
@@ -81,8 +121,11 @@ _NO_PICTURES = (
 def _trained(readings: Readings, table: pl.DataFrame) -> str:
     settings = joined(table["setting"].unique(maintain_order=True))
     steps = joined(f"{each:,}" for each in readings.cells["steps"].drop_nulls().unique().sort())
-    designs = joined(table["design"].unique(maintain_order=True))
-    said = f"Here: {settings}; designs {designs}, {seeds_of(readings)}, each trained for {steps} steps."
+    designs = table["design"].unique(maintain_order=True).to_list()
+    said = (
+        f"Here {quoted(designs)} networks ({settings}) are drawn with {seeds_of(readings)}, each trained for {steps} "
+        "steps."
+    )
     if lost := _lost(table):
         said += f" {lost}"
     return said
@@ -163,7 +206,8 @@ def _dimension(readings: Readings) -> list[Block]:
     table = charts.separability_data(readings, "effective_dimension")
     told = []
     for (setting,), part in separability.end_of_body(table).group_by("setting", maintain_order=True):
-        values = joined(f"{row['mean']:.1f} ({row['state']} {row['design']})" for row in part.iter_rows(named=True))
+        known = part.filter(pl.col("mean").is_not_null())
+        values = joined(f"{row['mean']:.1f} ({row['state']} {row['design']})" for row in known.iter_rows(named=True))
         told.append(f"{values}{_of(table, str(setting))}")
     widths = joined(map(str, readings.cells["width"].unique().sort()))
     said = (
@@ -228,6 +272,8 @@ def _own_answers(readings: Readings) -> dict[tuple[str, str], str]:
 
 
 def _percent(row: dict[str, Any]) -> str:
+    if row["mean"] is None:
+        return ""
     if row["low"] is None or row["high"] - row["low"] < 5e-4:
         return f"{100 * row['mean']:.1f}"
     return f"{100 * row['mean']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
@@ -295,7 +341,10 @@ _CLAIMS = {
 def _answer(table: pl.DataFrame, findings: list[Finding], readings: Readings) -> str:
     told = []
     for (setting,), part in separability.end_of_body(table).group_by("setting", maintain_order=True):
-        shares = {(row["design"], row["state"]): percent(row["mean"]) for row in part.iter_rows(named=True) if row["n"]}
+        known = part.filter(pl.col("mean").is_not_null())
+        shares = {
+            (row["design"], row["state"]): percent(row["mean"]) for row in known.iter_rows(named=True) if row["n"]
+        }
         values = joined(
             f"{share} ({design}"
             + (f", untrained {shares[design, 'untrained']})" if (design, "untrained") in shares else ")")
@@ -303,7 +352,7 @@ def _answer(table: pl.DataFrame, findings: list[Finding], readings: Readings) ->
             if state == "trained"
         )
         before = table.filter(pl.col("setting") == setting, pl.col("site") == "input")["mean"]
-        given = f"; at the input {percent(before[0])}" if len(before) else ""
+        given = f"; at the input {percent(before[0])}" if len(before.drop_nulls()) else ""
         if values:
             told.append(
                 f"On {setting}, a linear classifier at the last block reads the class of {values} of samples{given}."

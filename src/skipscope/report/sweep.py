@@ -8,20 +8,24 @@ from skipscope import charts, trends
 from skipscope.diagnosis import Finding
 from skipscope.errors import InputError
 from skipscope.readings import Readings
-from skipscope.report.page import Block, Claim, Claims, Facts, Figure, Findings, Holds, Prose, Section, Table
+from skipscope.report.page import Block, Claim, Claims, Facts, Figure, Holds, Method, Prose, Section, Table
 from skipscope.report.prose import (
     QUANTILE_NAMES,
+    UNTRAINED,
     VERBS,
     bands,
     by_rule,
     capital,
-    designs_of,
+    depths_of,
+    designs_told,
     holds_of,
+    in_full,
     joined,
     law_lines,
+    limits,
     listed,
     method,
-    quoted,
+    networks_of,
     seeds_of,
     sent,
     versions_of,
@@ -42,34 +46,41 @@ def sweep_section(readings: Readings, *, anchor: str = "sweep") -> Section:
     findings = trends.findings(readings)
     summary = summarise(readings)
     named = charts.kinds(readings)
+    own = not (readings.cells["spec"] != "").any()  # models of somebody's own
     blocks: list[Block] = [
-        Prose((_ASKED,)),
-        Facts(tuple(designs_of(readings).items())),
-        Prose((_drawn(readings),)),
+        Prose((_ASKED_OF_MODELS if own else _ASKED,)),
+        *([] if own else [designs_told(readings)]),
+        Prose((_made(readings) if own else _drawn(readings),)),
     ]
+    said = len(blocks)
     for quantity, (heading, about) in _PROFILES.items():
         if quantity in set(summary.table["quantity"]):
-            blocks += _against_depth(summary, quantity, heading, about)
-    if not blocks[3:]:
+            blocks += _against_depth(summary, quantity, heading, _OF_MODELS.get(quantity, about) if own else about)
+    if not blocks[said:]:
         raise InputError("these readings hold no gain of a whole network: measure them with studies.sweep.")
     blocks += [*_rates(readings), *_draws(readings)]
     if claims := _claims(findings, readings, named):
         blocks += [Prose((), "What is commonly said, and what was measured"), Claims(claims)]
-    if findings:
-        blocks += [Prose((), "Findings"), Findings(tuple(findings))]
-    blocks += [*_refused(readings), method(readings)]
+    blocks += [*_refused(readings), limits(*(_LIMITS_OF_MODELS if own else _LIMITS)), *in_full(findings)]
+    blocks.append(_method_of_models(readings) if own else method(readings))
     return Section(
         title="Depth by depth",
         anchor=anchor,
         answer=_answer(findings, named, readings),
         blocks=tuple(blocks),
         versions=versions_of(readings),
+        about="How does that grow with depth, and would one draw have shown it?",
+        part=UNTRAINED,
     )
 
 
 _ASKED = (
-    "What does depth do to the signal, on its way forward, and to the gradient, on its way back, before any training; "
-    "and would one draw of every network have shown it? The networks that are compared:"
+    "What does depth do to the signal, on its way forward, and to the gradient, on its way back, before any training? "
+    "And would one draw of every network have shown it? The networks that are compared:"
+)
+_LIMITS = (
+    "Nothing is trained here, and the networks of one depth d are not of one size: d blocks have twice the weight "
+    "layers that d layers are. A factor is fitted as if every block did the same, which the first few do not.",
 )
 _PROFILES = {
     "forward_gain": ("The signal, against depth", "Norm of the network's output relative to its input."),
@@ -79,20 +90,65 @@ _PROFILES = {
     ),
     "weight_grad_first_last": (
         "What the notebook looks at: first weight gradient over last",
-        "Frobenius norm of the first weight gradient over that of the last. Both ends grow alike, so this ratio does "
-        "not show whether gradients explode.",
+        "Frobenius norm of the first weight gradient over that of the last. Where both ends grow alike, this ratio "
+        "does not show it.",
     ),
 }
 
 
 def _drawn(readings: Readings) -> str:
-    cells = readings.cells
-    depths = joined(f"d = {depth}" for depth in cells["depth"].unique().sort())
-    back = joined(map(sent, cells["cotangent"].unique().sort()))
+    back = joined(map(sent, readings.cells["cotangent"].unique().sort()))
     return (
-        f"Here {depths}. Every network is drawn with {seeds_of(readings)} and has {back} sent back from its output. "
-        "All depths of a seed share their draw, so the unit of every interval is the seed."
+        f"Here {depths_of(readings)}. Every network is drawn with {seeds_of(readings)} and has {back} sent back from "
+        "its output. All depths of a seed share their draw, so the unit of every interval is the seed."
     )
+
+
+# ------------------------------------------------------------------------------------------- models of somebody's own
+
+_ASKED_OF_MODELS = (
+    "What does depth do to the signal, on its way forward, and to the gradient, on its way back, in models as they are "
+    "made, before any training? And would one draw of every model have shown it?"
+)
+_OF_MODELS = {
+    "forward_gain": "Norm of what the last block hands on relative to that of what the first is given.",
+    "backward_gain": "Norm of the gradient by what the first block is given, relative to what the last hands on.",
+}
+_LIMITS_OF_MODELS = (
+    "Nothing is trained here. A factor is fitted as if every block did the same, which blocks of different widths do "
+    "not; and all of it is on one batch, so that the bands are of draws of the weights alone.",
+)
+
+
+def _made(readings: Readings) -> str:
+    cells = readings.cells.sort("depth")
+    back = joined(map(sent, cells["cotangent"].unique().sort()))
+    counted = joined(
+        f"{blocks} at {depth}" for depth, blocks in cells.select("depth", "blocks").unique().sort("depth").rows()
+    )
+    told = (
+        f"Here {depths_of(readings)}. Every model is made anew with {seeds_of(readings)}, and has {back} sent back "
+        f"from its output. Blocks found in the body, by depth: {counted}."
+    )
+    kept = [name for name in cells["kept"].unique().sort() if name]
+    return told + (f" Shortcuts that could not be removed stay: {'; '.join(kept)}." if kept else "")
+
+
+def _method_of_models(readings: Readings) -> Method:
+    def values(column: str) -> str:
+        return joined(str(value) for value in readings.cells[column].unique().sort() if value not in (None, ""))
+
+    facts = (
+        ("Models", values("design")),
+        ("Made", f"with {seeds_of(readings)}, which seed PyTorch's generator; what else a model draws from is its own"),
+        ("Samples", values("batch")),
+        ("Input", values("data")),
+        ("Sent back from the output", joined(map(sent, readings.cells["cotangent"].unique().sort()))),
+        ("Parameters", values("dtype")),
+        ("Computed on", readings.meta.get("device", "")),
+        ("Quantiles", "over seeds, linear between the sorted values"),
+    )
+    return Method((Facts(tuple((name, value) for name, value in facts if value)),))
 
 
 # ---------------------------------------------------------------------------------------------------------- the charts
@@ -125,7 +181,7 @@ def _ends(table: pl.DataFrame) -> str:
         first, last = part.row(0, named=True), part.row(-1, named=True)
         began = f"from {number(first['q50'])} at depth {first['depth']} to " if part.height > 1 else ""
         told.append(
-            f"{began}{number(last['q50'])} at depth {last['depth']} in {panel} (nine draws in ten: "
+            f"{began}{number(last['q50'])} at depth {last['depth']} in {networks_of(panel)} (nine draws in ten there: "
             f"{number(last['q05'])} to {number(last['q95'])})"
         )
     return f"The median goes {listed(told)}."
@@ -158,8 +214,9 @@ def _rates(readings: Readings) -> list[Block]:
         chart=charts.rates(readings),
         caption=(
             "Of every seed the slope of the logarithm against the number of blocks is fitted; points are means over "
-            "seeds with 95 % intervals. Ticks without colour: the law. The root mean square supposes that draws are "
-            "log-normal; its law does not. A seed that is dead or overflows at some depth is left out."
+            "seeds with 95 % intervals, which may be narrower than the point. Ticks: the law, where there is one. The "
+            "root mean square supposes that draws are log-normal and its law does not, so that a small distance "
+            "between the two is no contradiction. A seed that is dead or overflows at some depth is left out."
         ),
         table=shown if table["left_out"].sum() else shown.drop("seeds left out"),
     )
@@ -168,7 +225,7 @@ def _rates(readings: Readings) -> list[Block]:
 
 _RATES = (
     "What the typical draw does and what the mean square does are two things: where draws spread apart, a few large "
-    "ones make the mean. A plain network at He initialisation keeps its mean square while its typical draw shrinks."
+    "ones make the mean, and the typical draw is below it."
 )
 
 
@@ -203,8 +260,9 @@ def _draws(readings: Readings) -> list[Block]:
         table=shown,
     )
     said = (
-        'The notebook draws one network of each kind, takes N, the one ratio over the other, and says that shortcuts "'
-        'maintain gradient flow N times better". A draw contradicts it where N is below 1.'
+        "The notebook draws one plain and one residual network, divides the first weight gradient by the last in each, "
+        'and takes N, the plain ratio over the residual one, to say that shortcuts "maintain gradient flow N times '
+        'better". A draw contradicts it where N is below 1.'
     )
     return [Prose((said,), "What one draw would have said"), figure]
 
@@ -233,15 +291,15 @@ def _answer(findings: list[Finding], named: dict[str, str], readings: Readings) 
     depths = readings.cells["depth"].unique().sort()
     over = f"Over depths {depths[0]} to {depths[-1]}" if len(depths) > 1 else f"At depth {depths[0]}"
     found = by_rule(findings, "trend of the gradient", named)
-    told = [f"{verb} in {quoted(found[verdict])}" for verdict, verb in VERBS.items() if verdict in found]
+    told = [f"{verb} in {networks_of(*found[verdict])}" for verdict, verb in VERBS.items() if verdict in found]
     said = f"{over}, the gradient {'; it '.join(told)}." if told else f"{over} no trend can be fitted."
     pairs = [finding for finding in findings if finding.rule == "the notebook's conclusion"]
     if pairs:
         shares = [share for finding in pairs for share in finding.evidence["contradicts"].drop_nulls()]
         if shares:
             said += (
-                f" Of single draws {percent(min(shares))} to {percent(max(shares))} contradict what the notebook "
-                "concludes from one."
+                f" Of single draws {percent(min(shares))} to {percent(max(shares))}, depending on the depth, "
+                "contradict what the notebook concludes from one."
             )
     return said
 
@@ -250,6 +308,7 @@ def _claims(findings: list[Finding], readings: Readings, named: dict[str, str]) 
     specs = {row["cell"]: Spec.from_json(row["spec"]) for row in readings.cells.iter_rows(named=True) if row["spec"]}
     skips = {cell: any(not stage.plain for stage in spec.stages) for cell, spec in specs.items()}
     claims = []
+    findings = [finding for finding in findings if finding.cell in specs]  # of models nothing is commonly said
     gradient = [finding for finding in findings if finding.rule == "trend of the gradient"]
     if found := by_rule((f for f in gradient if not skips[f.cell]), "trend of the gradient", named):
         claims.append(_vanishing_claim(found, gradient, skips))
@@ -266,8 +325,8 @@ def _vanishing_claim(found: dict[str, list[str]], findings: list[Finding], skips
     more = ""
     if "spread out" in found:
         more = (
-            f" In {quoted(found['spread out'])} what depth adds is spread: the typical draw shrinks or grows because "
-            "draws move apart, while the mean square need not."
+            f" In {networks_of(*found['spread out'])} what depth adds is spread: draws move apart, so that the "
+            "typical one shrinks or grows while the mean square need not."
         )
     return Claim(
         "In a network without shortcuts the gradient vanishes with depth.",
@@ -281,7 +340,7 @@ def _flow_claim(findings: list[Finding], named: dict[str, str]) -> Claim:
     verdicts: dict[str, list[str]] = {}
     for rule, what in (("trend of the signal", "signal"), ("trend of the gradient", "gradient")):
         for verdict, names in by_rule(findings, rule, named).items():
-            told.append(f"the {what} {VERBS[verdict]} in {quoted(names)}")
+            told.append(f"the {what} {VERBS[verdict]} in {networks_of(*names)}")
             verdicts.setdefault(verdict, []).extend(names)
     said = f"{capital('; '.join(told))}."
     if "exploding" in verdicts:

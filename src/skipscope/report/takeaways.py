@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import polars as pl
+
 from skipscope.diagnosis import Finding
 from skipscope.readings import Readings
-from skipscope.report.page import Claim, Claims, Findings, Holds, Prose, Section
-from skipscope.report.prose import method, versions_of
-from skipscope.takeaways import answer, takeaways
+from skipscope.report.page import Claim, Claims, Findings, Holds, Method, Prose, Section, Table
+from skipscope.report.prose import joined, versions_of
+from skipscope.takeaways import answer, study_of, takeaways
 
 __all__ = ["takeaways_section"]
 
@@ -31,20 +33,49 @@ def takeaways_section(readings: Readings, *, anchor: str = "takeaways") -> Secti
         anchor=anchor,
         answer=answer(found),
         blocks=(
-            Prose(
-                (
-                    "The original notebook ends with takeaways. Each stands here beside what the studies of this "
-                    "report found; the sections below show how.",
-                )
-            ),
+            Prose(_ASKED),
             Claims(tuple(_claim(finding) for finding in found)),
             Findings(tuple(measured), folded=f"The {len(measured)} findings with all that they rest on"),
-            method(readings),
+            Method((_studies(readings),)),
         ),
         versions=versions_of(readings),
         sums_up=True,
+        about="The notebook's takeaways, each beside what was found.",
     )
 
 
+_ASKED = (
+    'This report grew out of an educational notebook on "Deep Residual Learning for Image Recognition" (He, Zhang, '
+    "Ren, "
+    "Sun 2015, arXiv:1512.03385), which draws one plain and one residual network and ends with takeaways. Each stands "
+    "here beside what the studies of this report found, and names the section that shows how.",
+    "To read it: a draw, or seed, is one random choice of all weights (and, where networks train, of the order of "
+    "samples). Nothing is concluded from one; intervals are at 95 % and over draws. A plain network has no shortcuts, "
+    "a residual one has; a block is what a shortcut goes around. Where draws are too few or too unlike to decide, the "
+    "verdict says that it cannot tell.",
+)
+
+
 def _claim(finding: Finding) -> Claim:
-    return Claim(finding.rule, _HOLDS.get(finding.verdict, "unknown"), finding.statement)
+    holds = _HOLDS.get(finding.verdict, "unknown")
+    return Claim(finding.rule, holds, finding.statement, see=study_of(finding.rule))
+
+
+def _studies(readings: Readings) -> Table:
+    """What every study measured: its networks, its seeds and its data."""
+    rows = []
+    for study in sorted(set(readings.cells["study"].fill_null(""))):
+        part = readings.select(study=study) if study else readings
+        cells = part.cells
+        rows.append(
+            {
+                "study": study,
+                "networks": cells.filter(pl.col("spec") != "")["spec"].n_unique(),
+                "seeds": part.rows["seed"].n_unique(),
+                "input": joined(dict.fromkeys(str(data).partition(", seed")[0] for data in cells["data"] if data)),
+                "arithmetic": joined(cells["dtype"].drop_nulls().unique().sort()),
+            }
+        )
+    return Table(
+        pl.DataFrame(rows), "What was measured, by study; every section below has its own networks and method."
+    )

@@ -1,7 +1,8 @@
 """Studies: functions that return readings, one short file each.
 
 A study says which networks to measure and how; ensemble.py measures them over seeds, in chunks and in processes. What
-the readings mean is said elsewhere (summary, diagnosis, report), from the readings alone.
+the readings mean is said elsewhere (summary, diagnosis, report), from the readings alone. `lesion`, `sweep` and `twin`
+take a model of one's own (see `skipscope.torch_studies`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from skipscope.studies.identity import IDENTITY_DEMO, IDENTITY_DESIGNS, IDENTITY
 from skipscope.studies.jacobian import JACOBIAN_DESIGNS, JACOBIAN_QUANTITIES, jacobian
 from skipscope.studies.lesion import LESION_DEMO, LESION_QUANTITIES, LESION_RECIPE, lesion
 from skipscope.studies.notebook import notebook
+from skipscope.studies.own import twin
 from skipscope.studies.pictures import pictures
 from skipscope.studies.representation import (
     REPRESENTATION_DEMO,
@@ -64,4 +66,5 @@ __all__ = [
     "pictures",
     "representation",
     "sweep",
+    "twin",
 ]

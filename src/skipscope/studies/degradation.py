@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, get_args
@@ -32,7 +33,8 @@ from skipscope.draws import require_seeds
 from skipscope.errors import InputError, as_list, choose, require_int, require_number, require_type
 from skipscope.readings import Readings
 from skipscope.spec import Norm, Order
-from skipscope.studies.learning import Trial, learn
+from skipscope.studies.gather import kept
+from skipscope.studies.learning import Trial, learn, round_of
 from skipscope.studies.named import listed, listed_depths
 from skipscope.training import Recipe
 
@@ -81,6 +83,7 @@ def degradation(
     tuning: int = 3,
     record: int = 20,
     seeds: int | Iterable[int] = range(8),
+    folder: str | os.PathLike[str] | None = None,
     chunk: int | None = None,
     jobs: int = 1,
     progress: Progress | None = None,
@@ -101,6 +104,7 @@ def degradation(
         tuning: seeds by which the rate is chosen, those that follow the largest of `seeds`.
         record: how often to measure on the way, beside the beginning.
         seeds: the seeds that are measured; 8 at least make a verdict.
+        folder: keeps what is measured, so that the same call goes on where it was stopped; see `skipscope.runs`.
         chunk, jobs, progress: see `skipscope.studies.gather.gather`.
         **fields: further fields of `Spec.dense`.
 
@@ -109,7 +113,8 @@ def degradation(
         `tuning`. A network whose loss stopped being a number has no readings from there on.
 
     Raises:
-        InputError: a design, a depth, a norm, a rate, the data or a field makes no sense.
+        InputError: a design, a depth, a norm, a rate, the data or a field makes no sense, or the folder holds
+            something else.
     """
     trials = _trials(
         depths=listed_depths(depths),
@@ -126,13 +131,23 @@ def degradation(
     known = require_seeds(seeds)
     count = require_int("tuning", tuning, least=1) if len(grid) > 1 else 0
     told = _Told(progress, len(trials) * (len(known) + len(grid) * count))
-    options: dict[str, Any] = {"chunk": chunk, "jobs": jobs, "progress": told.progress}
+    how: dict[str, Any] = {"chunk": chunk, "jobs": jobs}
     first = max(known) + 1
+    others = range(first, first + count)
     tried = [_at(trial, rate, tuning=True) for trial in trials for rate in grid] if count else []
-    chosen = learn(tried, range(first, first + count), **options) if tried else Readings.concat([])
-    told.began = len(tried) * count
-    final = [_at(trial, _best(chosen, trial, grid), tuning=False) for trial in trials]
-    return Readings.concat([learn(final, known, **options), chosen])
+
+    def plan() -> dict[str, Any]:
+        # Which rates are measured follows from those that were tried: the first stands for the best.
+        measured = [_at(trial, grid[0], tuning=False) for trial in trials]
+        tuned = {"tuning": round_of(tried, others, **how)} if tried else {}
+        return {"rates": grid, **tuned, "measured": round_of(measured, known, **how)}
+
+    with kept(folder, plan) as work:
+        options = {**how, "progress": told.progress, "work": work}
+        chosen = learn(tried, others, **options) if tried else Readings.concat([])
+        told.began = len(tried) * count
+        final = [_at(trial, _best(chosen, trial, grid), tuning=False) for trial in trials]
+        return work.finished(Readings.concat([learn(final, known, **options), chosen]))
 
 
 class _Told:

@@ -29,7 +29,7 @@ from skipscope.protocol import Loss, sites_of
 from skipscope.quantities import QUANTITIES, Quantity
 from skipscope.readings import Readings
 from skipscope.spec import Spec
-from skipscope.studies.gather import carried_out, cut, require_jobs
+from skipscope.studies.gather import carried_out, cut, in_parts, ranges, require_jobs
 from skipscope.studies.room import count, numbers, require_room, sites
 
 __all__ = ["Cell", "Progress", "measure", "measure_part", "run"]
@@ -275,20 +275,7 @@ def _run_in(
             progress(done, len(cells) * len(seeds))
 
     with runs.opened(folder, _plan(cells, seeds, tasks), parts=len(tasks)) as place:
-        for part in range(len(tasks)):
-            if (readings := place.load(part)) is not None:
-                told(part, readings)
-        show()
-        left = [task for task in tasks if task[0] not in kept]
-        try:
-            # Whichever is ready is written: what waited for its turn would be lost when the process is killed.
-            for part, readings in carried_out(measure_part, left, jobs, ordered=False):
-                place.save(part, readings)
-                told(part, readings)
-                show()
-        except KeyboardInterrupt as stopped:
-            stopped.add_note(f"{len(kept)} of {len(tasks)} parts are in {str(place.folder)!r}; the same call goes on.")
-            raise
+        in_parts(place, measure_part, tasks, jobs, told=told, show=show)
         readings = Readings.concat(kept.pop(part) for part in range(len(tasks)))
         place.finish(readings)
     return readings
@@ -303,10 +290,10 @@ def _part_size(group: Sequence[Cell], chunk: int, seeds: int) -> int:
 def _plan(cells: Sequence[Cell], seeds: tuple[int, ...], tasks: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
     """What is measured, as JSON: whatever would change a number or move it to another part."""
     return {
-        "seeds": _ranges(seeds),
+        "seeds": ranges(seeds),
         "cells": [_described(cell) for cell in cells],
         "tasks": [
-            {"cells": [cells.index(cell) for cell in group], "seeds": _ranges(part)} for _, group, part, _ in tasks
+            {"cells": [cells.index(cell) for cell in group], "seeds": ranges(part)} for _, group, part, _ in tasks
         ],
     }
 
@@ -321,17 +308,6 @@ def _described(cell: Cell) -> dict[str, Any]:
         "sites": None if cell.sites is None else list(cell.sites),
         "more": None if cell.more is None else f"{cell.more.__module__}.{cell.more.__qualname__}",
     }
-
-
-def _ranges(seeds: Sequence[int]) -> str:
-    """Seeds in short: `0-199, 300`."""
-    found: list[list[int]] = []
-    for seed in seeds:
-        if found and seed == found[-1][1] + 1:
-            found[-1][1] = seed
-        else:
-            found.append([seed, seed])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
 
 
 # ------------------------------------------------------------------------------------------------------------ chunks

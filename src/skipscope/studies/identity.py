@@ -19,6 +19,9 @@ What the readings say is in `skipscope.identity`. Source of the claim: He et al.
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,8 +41,8 @@ from skipscope.quantities import QUANTITIES, Quantity
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 from skipscope.studies import room
-from skipscope.studies.gather import gather
-from skipscope.studies.learning import Trial, learn
+from skipscope.studies.gather import gather, kept, planned
+from skipscope.studies.learning import Trial, learn, round_of
 from skipscope.studies.named import listed
 from skipscope.training import Recipe
 
@@ -140,6 +143,7 @@ def identity(
     batch: int = 64,
     seeds: int | Iterable[int] = range(8),
     dtype: str = "float64",
+    folder: str | os.PathLike[str] | None = None,
     chunk: int | None = None,
     jobs: int = 1,
     progress: Progress | None = None,
@@ -159,6 +163,7 @@ def identity(
         batch: samples a step.
         seeds: the seeds; every scale, design, depth and rate sees the same.
         dtype: of the stacks.
+        folder: keeps what is measured, so that the same call goes on where it was stopped; see `skipscope.runs`.
         chunk, jobs, progress: see `skipscope.studies.gather.gather`.
 
     Returns:
@@ -169,7 +174,8 @@ def identity(
         after the last step.
 
     Raises:
-        InputError: a scale, a depth, a design, a rate or the width makes no sense, or nothing is left to measure.
+        InputError: a scale, a depth, a design, a rate or the width makes no sense, nothing is left to measure, or the
+            folder holds something else.
     """
     known = draws.require_seeds(seeds)
     blocks = _block_cells(_numbers("scales", scales), layers, width)
@@ -184,17 +190,30 @@ def identity(
     if not blocks and not trials:
         raise InputError("scales and depths are both empty: nothing is left to measure; give at least one of them.")
     first, whole = len(blocks) * len(known), (len(blocks) + len(trials)) * len(known)
-    untrained = gather(
-        measure_block,
-        blocks,
-        known,
-        numbers=lambda cell: room.numbers(cell.spec, 1) + 4 * width * width,
-        readings=lambda cell: 3 * width + 2,
-        chunk=chunk,
-        progress=_shifted(progress, 0, whole),
-    )
-    trained = learn(trials, known, chunk=chunk, jobs=jobs, progress=_shifted(progress, first, whole))
-    return Readings.concat([untrained, trained])
+    at_once: dict[str, Any] = {
+        "numbers": lambda cell: room.numbers(cell.spec, 1) + 4 * width * width,
+        "readings": lambda cell: 3 * width + 2,
+        "chunk": chunk,
+        "jobs": 1,
+    }
+
+    def plan() -> dict[str, Any]:
+        return {
+            "block": planned(blocks, known, described=_described, **at_once),
+            "stacks": round_of(trials, known, chunk=chunk, jobs=jobs),
+        }
+
+    with kept(folder, plan) as work:
+        told = _shifted(progress, 0, whole)
+        untrained = gather(measure_block, blocks, known, progress=told, work=work, **at_once)
+        told = _shifted(progress, first, whole)
+        trained = learn(trials, known, chunk=chunk, jobs=jobs, progress=told, work=work)
+        return work.finished(Readings.concat([untrained, trained]))
+
+
+def _described(cell: BlockCell) -> dict[str, Any]:
+    """A block as JSON."""
+    return {**dataclasses.asdict(cell), "spec": json.loads(cell.spec.to_json())}
 
 
 def _numbers(name: str, given: Iterable[float]) -> list[float]:

@@ -18,6 +18,7 @@ blocks, and those of a larger k begin with those of a smaller. What the readings
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -39,8 +40,9 @@ from skipscope.protocol import Run
 from skipscope.quantities import QUANTITIES
 from skipscope.readings import Readings
 from skipscope.spec import Norm, Order, Spec
-from skipscope.studies.learning import Trial, learn
+from skipscope.studies.learning import Trial, learn_in
 from skipscope.studies.named import Specs, listed, specs_of
+from skipscope.studies.own import of_models
 from skipscope.training import Recipe, Trained, evaluate, loss_of
 
 __all__ = [
@@ -74,6 +76,7 @@ the test part in inference, with nothing deleted.
 """
 
 
+@of_models
 def lesion(
     *,
     designs: Iterable[str] = ("residual", "twin"),
@@ -88,6 +91,7 @@ def lesion(
     swapped: Iterable[int] | None = None,
     draws: int = 5,
     seeds: int | Iterable[int] = range(8),
+    folder: str | os.PathLike[str] | None = None,
     chunk: int | None = None,
     jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
@@ -111,6 +115,7 @@ def lesion(
         swapped: how many random swaps of two blocks; None is 1, 2, 4, ..., up to the number of blocks.
         draws: random choices a seed, for every number of blocks and of swaps.
         seeds: the seeds; every design sees the same.
+        folder: keeps what is measured, so that the same call goes on where it was stopped; see `skipscope.runs`.
         chunk, jobs, progress: see `skipscope.studies.gather.gather`.
         **fields: further fields of `Spec.dense`.
 
@@ -119,7 +124,11 @@ def lesion(
         `draw`, `order`, `steps` and `rate`; see `LESION_QUANTITIES`. A network whose training failed has none.
 
     Raises:
-        InputError: a design, the depth, the data, a number of blocks or a field makes no sense.
+        InputError: a design, the depth, the data, a number of blocks or a field makes no sense, or the folder holds
+            something else.
+
+    `lesion(model, batches, loss=fn)` takes the branches of a trained model of one's own out, one by one: see
+    `skipscope.torch_studies.lesion`.
     """
     require_type("recipe", recipe, Recipe, "Recipe(steps=300) is one")
     given = (_numbers("deleted", deleted), _numbers("swapped", swapped), require_int("draws", draws, least=1))
@@ -131,6 +140,8 @@ def lesion(
     for name, (spec, d) in networks.items():
         factors = {"study": "lesion", "design": name, "depth": d, "order": spec.stages[-1].order if spec.stages else ""}
         factors |= {"steps": recipe.steps, "rate": recipe.rate}
+        blocks = sum(map(len, runs_of(spec)))
+        lesions = _planned(blocks, *given)
         trials.append(
             Trial(
                 spec=spec,
@@ -139,10 +150,11 @@ def lesion(
                 factors={**factors, "done": "training"},
                 record=(0, recipe.steps),
                 quantities=("train_loss", "train_error", "test_loss", "test_error"),
-                after=(_planned(sum(map(len, runs_of(spec))), *given),),
+                after=(lesions,),
+                more=lesions.most(blocks),
             )
         )
-    return learn(trials, seeds, chunk=chunk, jobs=jobs, progress=progress)
+    return learn_in(folder, trials, seeds, chunk=chunk, jobs=jobs, progress=progress)
 
 
 def _of_designs(designs: Iterable[str], data: str, *, depth: int, **fields: Any) -> dict[str, tuple[Spec, int]]:
@@ -260,6 +272,12 @@ class Lesions:
         with one_thread():
             measured = [patient.intact(), patient.without_each(), *self._deletions(patient), *self._swaps(patient)]
         return Readings.concat([each.readings() for each in measured])
+
+    def most(self, blocks: int) -> int:
+        """How many readings that is of a network of so many blocks, at most."""
+        intact, errors, order = 3 + blocks, 2, 1
+        random = len(self.deleted) * errors + len(self.swapped) * (errors + order)
+        return intact + blocks * errors + self.draws * random
 
     def _deletions(self, patient: _Patient) -> Iterator[Measured]:
         for draw in range(self.draws):

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,7 @@ from skipscope.protocol import Site
 from skipscope.quantities import Quantity
 from skipscope.readings import Readings
 from skipscope.spec import Spec
-from skipscope.studies.learning import Trial, learn
+from skipscope.studies.learning import Trial, learn_in
 from skipscope.studies.named import listed
 from skipscope.studies.tabulated import tabulated
 from skipscope.training import Recipe, Trained
@@ -231,6 +232,7 @@ def representation(
     data_seed: int = 0,
     order: str = "after-add",
     norm: str = "batch",
+    folder: str | os.PathLike[str] | None = None,
     chunk: int | None = None,
     jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
@@ -252,11 +254,13 @@ def representation(
         data_seed: of the data set: one split for all seeds.
         order: of a block, see `skipscope.spec`; the paper's unless given, as the norm.
         norm: of all layers.
+        folder: keeps what is measured, so that the same call goes on where it was stopped; see `skipscope.runs`.
         chunk, jobs, progress: see `skipscope.studies.gather.gather`.
         **fields: further fields of `Spec.dense`.
 
     Raises:
-        InputError: the data set has no classes, or a design, a depth or a field makes no sense.
+        InputError: the data set has no classes, or a design, a depth or a field makes no sense, or the folder holds
+            something else.
     """
     require_type("recipe", recipe, Recipe, "Recipe(steps=300) is one")
     known = datasets.load(data, seed=require_int("data_seed", data_seed, least=0))
@@ -275,8 +279,11 @@ def representation(
             "data_seed": data_seed,
             **dataclasses.asdict(recipe),
         }
-        trials.append(Trial(spec, data, recipe, factors, data_seed=data_seed, quantities=_CURVES, after=(look,)))
-    return learn(trials, seeds, chunk=chunk, jobs=jobs, progress=progress)
+        told: dict[str, Any] = {"data_seed": data_seed, "quantities": _CURVES, "after": (look,)}
+        # Both states, at the input, the first layer, every block and what follows them.
+        more = 2 * len(REPRESENTATION_QUANTITIES) * (len(spec.body) + 4)
+        trials.append(Trial(spec, data, recipe, factors, more=more, **told))
+    return learn_in(folder, trials, seeds, chunk=chunk, jobs=jobs, progress=progress)
 
 
 def look(trial: Trial, data: Dataset, trained: Trained) -> Readings:

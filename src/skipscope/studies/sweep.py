@@ -24,6 +24,7 @@ from skipscope.quantities import QUANTITIES, Quantity
 from skipscope.readings import Readings
 from skipscope.studies.ensemble import Cell, Progress, run
 from skipscope.studies.named import Specs, family_of, listed, listed_depths, specs_of
+from skipscope.studies.own import of_models
 
 __all__ = ["SITE_QUANTITIES", "SWEEP_DEPTHS", "SWEEP_QUANTITIES", "sweep"]
 
@@ -58,6 +59,7 @@ _FAR_END = {"forward_gain": "head", "backward_gain": "input"}  # where a gain is
 _ENDS = ("network", *_FAR_END.values())
 
 
+@of_models
 def sweep(
     *,
     depths: int | Iterable[int] = SWEEP_DEPTHS,
@@ -100,6 +102,9 @@ def sweep(
     Raises:
         InputError: a depth, a design, a seed or a field makes no sense, `sites` has no folder, or the folder holds
             something else.
+
+    `sweep(make_model, batch=x, depths=...)` measures models that `make_model(depth, seed)` gives: see
+    `skipscope.torch_studies.sweep`.
     """
     if not isinstance(sites, bool):
         raise InputError(f"sites must be True or False; got {quoted(sites)}.")

@@ -10,6 +10,7 @@ x + W2 relu(W1 x), and only a down-scaled branch makes them short (g2 = 1/L: abo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +18,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from skipscope.errors import InputError, quoted, require_int, require_number
 
-__all__ = ["PathLengths"]
+__all__ = ["PathLengths", "lengths_of"]
 
 Array = NDArray[np.float64]
+
+
+def lengths_of(branch: Iterable[float]) -> Array:
+    """The distribution of the number of branches, if every junction is passed by its branch with these probabilities.
+
+    The choices are independent of each other; with equal probabilities it is the binomial one. Of shape (K + 1,) for K
+    junctions.
+    """
+    weights = np.ones(1)
+    for p in branch:
+        weights = np.convolve(weights, (1 - p, p))
+    return weights
 
 
 @dataclass(frozen=True)
@@ -64,10 +77,7 @@ class PathLengths:
     @property
     def weights(self) -> Array:
         """The share of the squared norm that paths of k = 0, ..., L branches carry, of shape (L + 1,)."""
-        from scipy.stats import binom
-
-        weights: Array = binom.pmf(np.arange(self.blocks + 1), self.blocks, self.share)
-        return weights
+        return lengths_of([self.share] * self.blocks)
 
     def quantiles(self, levels: ArrayLike) -> NDArray[np.int64]:
         """The shortest lengths up to which paths carry at least the shares `levels`.
@@ -75,10 +85,10 @@ class PathLengths:
         Raises:
             InputError: a level is not strictly between 0 and 1.
         """
-        from scipy.stats import binom
-
         wanted = np.atleast_1d(np.asarray(levels, np.float64))
         if wanted.ndim != 1 or not bool(np.all((wanted > 0.0) & (wanted < 1.0))):
             raise InputError(f"levels must be numbers strictly between 0 and 1; got {quoted(levels)}.")
-        found: NDArray[np.int64] = np.asarray(binom.ppf(wanted, self.blocks, self.share), np.int64)
-        return found
+        reached = np.cumsum(self.weights)
+        # A level that a sum of the weights meets is met: rounding does not ask for one branch more.
+        found: NDArray[np.int64] = np.searchsorted(reached + 1e-12, wanted).astype(np.int64)
+        return np.minimum(found, self.blocks)

@@ -7,6 +7,19 @@ PyTorch, and nothing imports them before there is a model: a machine without PyT
 from __future__ import annotations
 
 from skipscope.torch.checking import check_undisturbed
+from skipscope.torch.gains import Turned, gains
+from skipscope.torch.junctions import Junction, Junctions, junctions
 from skipscope.torch.scope import Listening, listening
+from skipscope.torch.taken import Taken
 
-__all__ = ["Listening", "check_undisturbed", "listening"]
+__all__ = [
+    "Junction",
+    "Junctions",
+    "Listening",
+    "Taken",
+    "Turned",
+    "check_undisturbed",
+    "gains",
+    "junctions",
+    "listening",
+]

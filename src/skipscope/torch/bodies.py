@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from skipscope.torch.listening import Heard, is_weight_layer
+from skipscope.torch.listening import is_weight_layer
+from skipscope.torch.log import Heard
 
 __all__ = ["Body", "body_of", "repeated"]
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from skipscope.probe import probe
 from skipscope.torch.keeping import random_state, restore_random_state
 from skipscope.torch.listening import tensors_of
-from skipscope.torch.scope import _arguments, _sent_back, listening
+from skipscope.torch.scope import listening
+from skipscope.torch.steps import arguments, sent_back
 
 __all__ = ["check_undisturbed"]
 
@@ -64,10 +65,10 @@ def _step(model: nn.Module, batch: Any, loss: Loss | None, seed: int, *, listene
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
-    args, kwargs = _arguments(batch)
+    args, kwargs = arguments(batch)
     with listening(model) if listened else nullcontext() as scope:
         output = model(*args, **kwargs)
-        sent, _ = _sent_back(output, batch, loss, (seed,))
+        sent, _ = sent_back(output, batch, loss, (seed,))
         if sent is not None and sent.value.requires_grad:
             torch.autograd.backward(sent.value, sent.weight)
         if scope is not None:

@@ -1,9 +1,10 @@
-"""What is heard of a model while somebody runs it: which module was called when, and the sums of what it handed on.
+"""What is heard of a model that is listened to for the first time: which module was called when, and what it handed on.
 
-A forward hook looks at a module's output the moment it exists, and a hook on that tensor at its gradient: not a full
-backward hook, which changes the path (in-place operations fail under it) and misses dicts. Nothing is kept but sums. A
-call is named by where it stands, block by block, so that one module that serves many places has many names; a module
-called again in one place has further calls. What checkpointing computes again in the backward pass is heard once.
+A forward hook on every module looks at its output the moment it exists: not a full backward hook, which changes the
+path (in-place operations fail under it) and misses dicts. A call is named by where it stands, block by block, so that
+one module that serves many places has many names; a module called again in one place has further calls. What
+checkpointing computes again in the backward pass is heard once. What is heard goes into the `log`; what the model
+turned out to be is what `replaying` goes by in the steps that follow, with fewer hooks.
 
 Hooks return None, write nothing on modules, and are gone after `Listener.off`; a copy of a model that is listened to
 (deepcopy, pickle) has hooks that do nothing.
@@ -21,11 +22,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from skipscope.errors import InputError
 from skipscope.moments import Field
-from skipscope.torch.sums import Sums, sums
+from skipscope.torch.log import Heard, Hook, Log
 
-__all__ = ["Heard", "Listener", "clean", "is_weight_layer", "tensors_of"]
+__all__ = [
+    "PUSHED",
+    "Listener",
+    "activation_of",
+    "clean",
+    "inputs_of",
+    "is_measurable",
+    "is_recomputed",
+    "is_weight_layer",
+    "tensors_of",
+]
 
 Wants = Callable[[str, str, str], Collection[Field] | None]
 """(site, role, activation) -> what to sum, None for nothing."""
@@ -33,42 +43,6 @@ Wants = Callable[[str, str, str], Collection[Field] | None]
 _CONVOLUTION = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 _FEATURES_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
-
-
-@dataclass(eq=False)
-class Heard:
-    """One output of one call of a module, or an input of the model.
-
-    Attributes:
-        site: its name.
-        call: how often the module had been called in this place before.
-        order: its place in the order of execution.
-        depth: weight layers passed.
-        module: what handed it on; None for inputs.
-        path: where it stands in the module's output, e.g. `[0][1]`; "" where it is all of it.
-        entered: the shape of the first tensor that the module was given.
-        shape: its own.
-        sums: by role; several where several micro-batches were heard.
-        same: the tensor had been handed on before, by this one: then it holds the sums of both.
-        graded: whether autograd follows it.
-    """
-
-    site: str
-    call: int
-    order: int
-    depth: int
-    module: nn.Module | None
-    path: str = ""
-    entered: tuple[int, ...] = ()
-    shape: tuple[int, ...] = ()
-    sums: dict[str, list[Sums]] = field(default_factory=lambda: defaultdict(list))
-    same: Heard | None = None
-    graded: bool = False
-
-    @property
-    def source(self) -> Heard:
-        """The one that holds the sums."""
-        return self if self.same is None else self.same.source
 
 
 @dataclass(eq=False)
@@ -82,22 +56,21 @@ class _Frame:
 
 
 class Listener:
-    """Hears one model through hooks, from `on` to `off`.
+    """Hears one model through hooks on every module, from `on` to `off`.
 
     Attributes:
         heard: everything in order of execution, over the first pass; further passes (micro-batches) add to it.
         silent: names of calls without a floating-point tensor in their output.
         called: the modules that were called, by id, with the name of their first call.
-        passes: how often the model as a whole was run.
         depth: weight layers passed.
-        batch: samples of the batch.
-        unfollowed: whether a part was run without autograd, while the model as a whole was run with it.
     """
 
-    def __init__(self, model: nn.Module, wants: Wants, *, first_of: Collection[nn.Module] = ()) -> None:
+    def __init__(self, model: nn.Module, log: Log, wants: Wants, *, first_of: Collection[nn.Module] = ()) -> None:
         self._model = model
+        self._log = log
         self._wants = wants
         self._first_of = {id(module) for module in first_of}
+        self._entered: set[int] = set()
         self._names = {id(module): clean(name) for name, module in model.named_modules()}
         self._children: dict[int, dict[int, list[str]]] = {}
         self._handles: list[Any] = []
@@ -105,26 +78,23 @@ class Listener:
         self._calls: Counter[str] = Counter()
         self._known: dict[tuple[str, int], Heard] = {}
         self._recent: dict[int, tuple[weakref.ref[Tensor], int, Heard]] = {}
-        self._unpaired: dict[str, list[Heard]] = defaultdict(list)
         self._channels_first = False
-        self._followed = torch.is_grad_enabled()
         self.depth = 0
-        self.batch = 0
-        self.unfollowed = False
         self.heard: list[Heard] = []
         self.silent: list[str] = []
         self.called: dict[int, str] = {}
-        self.passes = 0
 
     # ------------------------------------------------------------------------------------------------ on and off
 
     def on(self) -> None:
         """Attach the hooks."""
-        before, after = _Hook(self._before), _Hook(self._after)
+        before, after = Hook(self._before), Hook(self._after)
         for module in self._model.modules():
+            if _is_wrapper(module):
+                continue
             # First to see what comes in, last to see what goes out: as the module's neighbours see it.
             self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(after, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(after))
 
     def off(self) -> None:
         """Remove every hook that is left."""
@@ -134,44 +104,42 @@ class Listener:
         self._stack.clear()
         self._recent.clear()
 
+    @property
+    def attached(self) -> bool:
+        """Whether there are hooks."""
+        return bool(self._handles)
+
     # ---------------------------------------------------------------------------------------------- forward hooks
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if _is_wrapper(module):
-            return
-        again = torch._C._current_graph_task_id() != -1
-        root = module is self._model and not again
-        if root:
+        again = is_recomputed()
+        if module is self._model and not again:
             self._begin(args, kwargs)
         given = next((x for _, x in tensors_of((args, kwargs))), None)
         frame = _Frame(module, self._name(module), () if given is None else tuple(given.shape))
         if self._stack:
             self._stack[-1].met[id(module)] += 1
         self._stack.append(frame)
-        if id(module) in self._first_of and given is not None and not again and given.is_floating_point():
-            self._first_of.discard(id(module))
-            self._hear(f"{frame.name}.input", None, "", given, frame.entered, 0)
+        first = id(module) in self._first_of and id(module) not in self._entered
+        if first and given is not None and not again and given.is_floating_point():
+            self._entered.add(id(module))
+            self._hear(f"{frame.name}.input", None, "", given, frame.entered, 0, into=module)
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.passes += 1
-        self._followed = torch.is_grad_enabled()
         self._stack.clear()
         self._calls.clear()
+        self._entered.clear()
         self.depth = 0
         inputs = list(tensors_of((args, kwargs), every=True))
-        self.batch = next((x.shape[0] for _, x in inputs if x.ndim), 0)
-        floating = [(path, x) for path, x in inputs if _is_measurable(x)]
-        for path, x in floating:
-            name = "input" if len(floating) == 1 else f"input{path[3:]}"  # without the [0] or [1] of args, kwargs
-            self._hear(name, None, "", x, (), 0)
+        self._log.begin([x for _, x in inputs])
+        for name, x in inputs_of(inputs):
+            self._hear(name, None, "", x, (), 0, into=self._model)
 
-    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if _is_wrapper(module):
-            return
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         frame = self._ended(module)
-        again = torch._C._current_graph_task_id() != -1
-        if again:
-            self._recompute(frame, output)
+        if is_recomputed():
+            if torch.is_grad_enabled():
+                self._log.recomputed(frame.name, [x for _, x in tensors_of(output) if is_measurable(x)])
             return
         if is_weight_layer(module):
             self.depth += 1
@@ -185,7 +153,7 @@ class Listener:
         name = frame.name or "output"
         call = self._calls[name]
         self._calls[name] += 1
-        found = [(path, x) for path, x in tensors_of(output) if _is_measurable(x)]
+        found = [(path, x) for path, x in tensors_of(output) if is_measurable(x)]
         if not found:
             self.silent.append(name)
         for path, x in found:
@@ -227,37 +195,42 @@ class Listener:
             self._children[id(parent)] = found
         return self._children[id(parent)]
 
-    # ---------------------------------------------------------------------------------------------- what is summed
+    # ---------------------------------------------------------------------------------------------- what was heard
 
     def _hear(
-        self, name: str, module: nn.Module | None, path: str, x: Tensor, entered: tuple[int, ...], call: int
+        self,
+        name: str,
+        module: nn.Module | None,
+        path: str,
+        x: Tensor,
+        entered: tuple[int, ...],
+        call: int,
+        *,
+        into: nn.Module | None = None,
     ) -> None:
-        if torch._C._functorch.is_functorch_wrapped_tensor(x):
-            raise InputError(
-                f"the model is run inside torch.func (vmap, grad, ...), where {name!r} has no values of its own: "
-                "probe the model itself, outside of the transform."
-            )
-        site = f"{name}{path}"
-        key = (site, call)
-        heard = self._known.get(key)
+        heard = self._known.get((f"{name}{path}", call))
         if heard is None:
-            heard = Heard(site, call, len(self.heard), self.depth, module, path, entered, tuple(x.shape))
-            self._known[key] = heard
-            self.heard.append(heard)
-            heard.same = self._seen(x)
-        heard.graded |= x.requires_grad
+            heard = self._met(Heard(f"{name}{path}", call, len(self.heard), self.depth, module, path=path), x)
+            heard.kind, heard.into, heard.entered = "input" if module is None else "module", into, entered
         if heard.same is not None:
-            if not self._wanted(heard) <= self._wanted(heard.same):
-                heard.same = None  # what holds the sums lacks some
-            else:
+            if _covers(heard.same.wants, heard.wants):
+                heard.step = self._log.step
+                self._log.graded |= x.requires_grad
                 return
-        self._sum(heard, "activation", x)
+            heard.same = None  # what holds the sums lacks some
+        self._log.hear(heard, x)
         self._recent[id(x)] = (weakref.ref(x), _version(x), heard)
-        if x.requires_grad:
-            self._on_gradient(heard, x)
-        elif self._followed and not torch.is_grad_enabled():
-            self.unfollowed = True
-            self._unpaired[name].append(heard)
+
+    def _met(self, heard: Heard, x: Tensor) -> Heard:
+        """The first time: what it is like, and what is wanted of it."""
+        self._known[heard.site, heard.call] = heard
+        self.heard.append(heard)
+        heard.shape = tuple(x.shape)
+        heard.channels = 1 if self._channels_first and x.ndim > 2 else -1
+        heard.same = self._seen(x)
+        wanted = {role: self._wants(heard.site, role, activation_of(heard.module)) for role in PUSHED}
+        heard.wants = {role: fields for role, fields in wanted.items() if fields is not None}
+        return heard
 
     def _seen(self, x: Tensor) -> Heard | None:
         """Who handed on this very tensor before, unchanged since."""
@@ -267,56 +240,13 @@ class Listener:
         known, version, heard = found
         return heard if known() is x and version == _version(x) else None
 
-    def _wanted(self, heard: Heard) -> set[tuple[str, str]]:
-        found = {
-            role: self._wants(heard.site, role, _activation(heard.module)) for role in ("activation", "activation_grad")
-        }
-        return {(role, each) for role, fields in found.items() if fields is not None for each in ("", *fields)}
 
-    def _sum(self, heard: Heard, role: str, x: Tensor) -> None:
-        fields = self._wants(heard.site, role, _activation(heard.module))
-        if fields is not None:
-            channels = 1 if self._channels_first and x.ndim > 2 else -1
-            heard.sums[role].append(sums(x, fields, batch=self.batch, channels=channels))
-
-    def _on_gradient(self, heard: Heard, x: Tensor) -> None:
-        if self._wants(heard.site, "activation_grad", _activation(heard.module)) is not None:
-            # The handles are needed for leaves alone, whose hooks outlive the pass; the others go with the graph.
-            hook = _Hook(lambda gradient: self._sum(heard, "activation_grad", gradient))
-            self._handles.append(x.register_hook(hook))  # type: ignore[no-untyped-call]
-
-    def _recompute(self, frame: _Frame, output: Any) -> None:
-        """A checkpointed part, computed again: what was run without autograd before can be followed now."""
-        if not torch.is_grad_enabled():
-            return
-        found = [(path, x) for path, x in tensors_of(output) if _is_measurable(x)]
-        waiting = self._unpaired.get(frame.name, [])
-        # Of several calls it is not known which this is, so their gradients are left out rather than mixed up.
-        if len({heard.call for heard in waiting}) == 1 and len(waiting) == len(found):
-            for heard, (_, x) in zip(waiting, found, strict=True):
-                if x.requires_grad:
-                    heard.graded = True
-                    self._on_gradient(heard, x)
+PUSHED = ("activation", "activation_grad")
+"""The roles that tensors are handed on in."""
 
 
-class _Hook:
-    """A hook that neither copies nor pickles what it serves: in a copy of the model it does nothing."""
-
-    def __init__(self, call: Callable[..., None]) -> None:
-        self._call = call
-
-    def __call__(self, *given: Any) -> None:
-        self._call(*given)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Hook, (_nothing,)
-
-    def __deepcopy__(self, memo: Mapping[int, Any]) -> _Hook:
-        return _Hook(_nothing)
-
-
-def _nothing(*given: Any) -> None:
-    pass
+def _covers(more: Mapping[str, Collection[Field]], less: Mapping[str, Collection[Field]]) -> bool:
+    return all(role in more and set(fields) <= set(more[role]) for role, fields in less.items())
 
 
 # ------------------------------------------------------------------------------------------------------ small questions
@@ -345,6 +275,18 @@ def tensors_of(value: Any, path: str = "", *, every: bool = False) -> Iterator[t
             yield from tensors_of(getattr(value, name), f"{path}.{name}", every=every)
 
 
+def inputs_of(inputs: Collection[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """What the model was given that can be measured, of `tensors_of((args, kwargs))`, with the names of its sites."""
+    floating = [(path, x) for path, x in inputs if is_measurable(x)]
+    for path, x in floating:
+        yield "input" if len(floating) == 1 else f"input{path[3:]}", x  # without the [0] or [1] of args, kwargs
+
+
+def is_recomputed() -> bool:
+    """Whether the backward pass is running: what is called then is computed again, for a checkpoint."""
+    return torch._C._current_graph_task_id() != -1
+
+
 def clean(name: str) -> str:
     """A module's name without what wrappers add to it."""
     name = f"{name}."
@@ -368,7 +310,8 @@ def is_weight_layer(module: nn.Module) -> bool:
     )
 
 
-def _is_measurable(x: Tensor) -> bool:
+def is_measurable(x: Tensor) -> bool:
+    """Whether it has floating-point numbers, and has them here."""
     return (x.is_floating_point() or x.is_complex()) and not x.is_quantized and x.device.type != "meta"
 
 
@@ -384,7 +327,8 @@ def _is_wrapper(module: nn.Module) -> bool:
     )
 
 
-def _activation(module: nn.Module | None) -> str:
+def activation_of(module: nn.Module | None) -> str:
+    """The activation function that a module is, `linear` where it is none."""
     return "relu" if isinstance(module, nn.ReLU | nn.ReLU6) else "tanh" if isinstance(module, nn.Tanh) else "linear"
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from skipscope.errors import InputError, choose, quoted
 
-__all__ = ["drawn", "model_of", "named", "stored"]
+__all__ = ["drawn", "model_of", "named", "parts", "stored"]
 
 DTYPES = {
     name: getattr(torch, name) for name in ("float64", "float32", "float16", "bfloat16", "complex64", "int64", "int32")
@@ -129,3 +129,22 @@ def stored(path: Path) -> Any:
     if set(tensors) == {"input", "target"}:
         return tensors["input"], tensors["target"]
     return tensors
+
+
+def parts(batch: Any, count: int) -> list[Any]:
+    """A batch of `stored` in as many parts, by its samples.
+
+    Raises:
+        InputError: it has fewer samples.
+    """
+    tensors = list(batch.values()) if isinstance(batch, dict) else list(batch) if isinstance(batch, tuple) else [batch]
+    sizes = {len(x) if x.ndim else 0 for x in tensors}
+    if len(sizes) > 1 or min(sizes) < count:
+        raise InputError(
+            f"--batches {count} needs tensors of {count} samples at least, all of as many; the file's have "
+            f"{', '.join(map(str, sorted(sizes)))}."
+        )
+    cut = [x.tensor_split(count) for x in tensors]
+    if isinstance(batch, dict):
+        return [dict(zip(batch, some, strict=True)) for some in zip(*cut, strict=True)]
+    return [tuple(some) if isinstance(batch, tuple) else some[0] for some in zip(*cut, strict=True)]

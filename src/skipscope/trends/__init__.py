@@ -27,11 +27,10 @@ from __future__ import annotations
 
 from skipscope.trends.dissent import DISSENT, contradictions, wilson
 from skipscope.trends.fits import RATES, RATIO, by_depth, misfit, rates
-from skipscope.trends.verdicts import MISFIT, findings
+from skipscope.trends.verdicts import findings
 
 __all__ = [
     "DISSENT",
-    "MISFIT",
     "RATES",
     "RATIO",
     "by_depth",

@@ -11,7 +11,7 @@ import polars as pl
 
 from skipscope.errors import InputError
 from skipscope.intervals import wilson_bound
-from skipscope.readings import Readings
+from skipscope.readings import Readings, require_readings
 from skipscope.spec import Spec
 from skipscope.trends.fits import RATIO
 
@@ -36,6 +36,7 @@ def contradictions(readings: Readings) -> pl.DataFrame:
         interval (Wilson 1927) `low`, `high`, and `nearer`, the share of draws in which the network without shortcuts
         has the ratio nearer to 1, |ln ratio| the smaller. No rows where there is no such pair.
     """
+    require_readings(readings)
     rows = [
         _contradiction(readings, one, other)
         for one, other in _pairs(readings)

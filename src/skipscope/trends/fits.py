@@ -16,9 +16,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from skipscope.designs import DESIGNS
-from skipscope.errors import InputError, require_type
+from skipscope.errors import InputError
 from skipscope.intervals import student
-from skipscope.readings import CELLS, Readings
+from skipscope.readings import CELLS, Readings, require_readings
 from skipscope.spec import Spec
 from skipscope.summary import Summary, summarise
 
@@ -36,6 +36,9 @@ RATES = {
 RATIO = "weight_grad_first_last"
 """What the notebook judges by."""
 
+NETWORK = "network"
+"""Where gains stand that are over the body of a model of one's own, which no spec describes."""
+
 _WHOLE = {"forward_growth": "network", "backward_growth": "network"} | {name: site for name, (_, site) in RATES.items()}
 
 # --------------------------------------------------------------------------------------------------- networks by depth
@@ -49,12 +52,14 @@ class _Group:
     cells: tuple[dict[str, Any], ...]
 
     @cached_property
-    def specs(self) -> list[Spec]:
-        return [Spec.from_json(cell["spec"]) for cell in self.cells]
+    def spec(self) -> Spec | None:
+        """Of the deepest; a model of one's own has none."""
+        text = self.deepest["spec"]
+        return Spec.from_json(text) if text else None
 
     @property
     def blocks(self) -> list[int]:
-        return [len(spec.body) for spec in self.specs]
+        return [_blocks(cell) or 0 for cell in self.cells]
 
     @property
     def deepest(self) -> dict[str, Any]:
@@ -68,11 +73,14 @@ class _Group:
     @property
     def shortcuts(self) -> bool:
         """Whether it has any."""
-        return any(not stage.plain for stage in self.specs[-1].stages)
+        return self.spec is not None and any(not stage.plain for stage in self.spec.stages)
 
     @property
     def subject(self) -> str:
-        spec, row = self.specs[-1], self.deepest
+        spec, row = self.spec, self.deepest
+        if spec is None:
+            back = "" if row["cotangent"] == "gaussian" else f" ({row['cotangent']})"
+            return f"the model {row['design']}{back}"
         stage = spec.stages[-1] if spec.stages else None
         told = [f"width {row['width']}"]
         if self.shortcuts and stage is not None and stage.order != "before-add":
@@ -102,32 +110,43 @@ class _Group:
         return seeds.tolist(), table
 
     def _values(self, cell: str, quantity: str) -> pl.DataFrame:
-        rows = self.readings.rows_of(cell).filter(pl.col("site") == _WHOLE[quantity], pl.col("quantity") == quantity)
+        whole = pl.col("site").is_in((_WHOLE[quantity], NETWORK))
+        rows = self.readings.rows_of(cell).filter(whole, pl.col("quantity") == quantity)
         return rows.filter(pl.col("step") == pl.col("step").min()).select("seed", "value")
 
 
 def _groups(readings: Readings) -> list[_Group]:
-    """Networks that differ in depth only, as their specs say.
+    """Networks that differ in depth only, as their specs say; or models of one's own that do, as a sweep says.
 
-    Those without a spec have no depth to go by; those without blocks do not say which kind they are the shallowest of.
+    Those without blocks do not say which kind they are the shallowest of.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for row in readings.cells.iter_rows(named=True):
-        if row["spec"] and not row["edit"] and Spec.from_json(row["spec"]).body:
+        if _blocks(row) and not (row["spec"] and row["edit"]):
             found.setdefault(_kind(row), []).append(row)
     groups = []
     for rows in found.values():
-        rows.sort(key=lambda row: len(Spec.from_json(row["spec"]).body))
+        rows.sort(key=lambda row: _blocks(row) or 0)
         groups.append(_Group(readings, tuple(rows)))
     order = {name: index for index, name in enumerate(DESIGNS)}
     return sorted(groups, key=lambda group: (order.get(group.deepest["design"] or "", len(order)), group.subject))
 
 
+def _blocks(row: dict[str, Any]) -> int | None:
+    """How many blocks the body has: by the spec; of a model of one's own, as they were counted."""
+    if row["spec"]:
+        return len(Spec.from_json(row["spec"]).body)
+    blocks: int | None = row.get("blocks")
+    return blocks
+
+
 def _kind(row: dict[str, Any]) -> str:
     """All that two networks of a trend have in common."""
+    known = {name: value for name, value in row.items() if name not in ("cell", "spec", "depth", "blocks")}
+    if not row["spec"]:
+        return json.dumps([known, ""], sort_keys=True)
     spec = Spec.from_json(row["spec"])
     body = [replace(stage, blocks=1) for stage in spec.stages]
-    known = {name: value for name, value in row.items() if name not in ("cell", "spec", "depth")}
     return json.dumps([known, replace(spec, stages=tuple(body)).to_json()], sort_keys=True)
 
 
@@ -167,9 +186,10 @@ def by_depth(readings: Readings) -> pl.DataFrame:
 
 def _whole(readings: Readings) -> Readings:
     """The readings of whole networks, before any training."""
-    require_type("readings", readings, Readings, "skipscope.probe and the studies give them")
+    require_readings(readings)
     site = pl.col("quantity").replace_strict(_WHOLE, default=None, return_dtype=pl.String)
-    whole = readings.where(pl.col("site") == site, pl.col("step") == 0)
+    of_all = (pl.col("site") == site) | ((pl.col("site") == NETWORK) & site.is_not_null())
+    whole = readings.where(of_all, pl.col("step") == 0)
     if not len(whole):
         raise InputError(
             f"these readings hold nothing of a whole network: measure {', '.join(_WHOLE)}, as studies.sweep does."
@@ -180,7 +200,7 @@ def _whole(readings: Readings) -> Readings:
 def _by_depth(summary: Summary) -> pl.DataFrame:
     cells = summary.readings.cells
     blocks = pl.DataFrame(
-        {"cell": cells["cell"], "blocks": [len(Spec.from_json(spec).body) if spec else None for spec in cells["spec"]]},
+        {"cell": cells["cell"], "blocks": [_blocks(row) for row in cells.iter_rows(named=True)]},
         schema={"cell": pl.String, "blocks": pl.Int64},
     )
     orders = (

@@ -11,15 +11,13 @@ from typing import Any
 import polars as pl
 
 from skipscope.diagnosis import FACTOR, SEEDS, Finding, Verdict
-from skipscope.readings import Readings
+from skipscope.readings import Readings, require_readings
+from skipscope.summary import z_limit
 from skipscope.trends.dissent import DISSENT, contradictions
 from skipscope.trends.fits import RATES, RATIO, rates
 from skipscope.words import number, percent
 
-__all__ = ["MISFIT", "findings"]
-
-MISFIT = 3.0
-"""How many standard errors measurement and law may differ by."""
+__all__ = ["findings"]
 
 _TREND = (
     f"over the blocks between the shallowest and the deepest network; exploding: the typical draw's norm grows by more "
@@ -32,8 +30,8 @@ _TREND_SOURCE = (
     "mean and spread told apart: Hanin & Nica 2018, arXiv:1812.05994"
 )
 _FIT = (
-    f"law does not hold: the mean rate over seeds is more than {MISFIT:g} standard errors from the law's; a verdict "
-    f"needs {SEEDS} seeds"
+    f"law does not hold: the mean rate over seeds is further from the law's than chance explains where so many are "
+    f"looked at, in units of its standard error (see skipscope.summary.z_limit); a verdict needs {SEEDS} seeds"
 )
 _AGREE = (
     f"draws disagree: at some depth more than {percent(DISSENT)} of draws contradict the notebook, with the whole 95 % "
@@ -52,13 +50,14 @@ def findings(readings: Readings) -> list[Finding]:
     Raises:
         InputError: there is no quantity of a whole network.
     """
+    require_readings(readings)
     found: list[Finding] = []
-    for row in rates(readings).iter_rows(named=True):
-        if row["quantity"] == RATIO:
-            continue
+    table = rates(readings).filter(pl.col("quantity") != RATIO)
+    looks = max(1, table["z"].count())
+    for row in table.iter_rows(named=True):
         found.append(_trend(row))
         if row["law_rate"] is not None:
-            found.append(_fit(row))
+            found.append(_fit(row, looks))
     shares = contradictions(readings)
     pairs = shares.select("design", "against", "width", "cotangent").unique(maintain_order=True)
     found += [_agreement(shares.filter(**pair)) for pair in pairs.iter_rows(named=True)]
@@ -110,24 +109,29 @@ def _exp(x: float) -> float:
     return math.exp(max(-700.0, min(700.0, x)))
 
 
-def _fit(row: dict[str, Any]) -> Finding:
+def _fit(row: dict[str, Any], looks: int) -> Finding:
     what = RATES[row["quantity"]][0]
     if row["z"] is None or row["n"] < SEEDS:
         verdict: Verdict = "cannot tell"
         said = f"{row['n']} draws of {row['subject']} are too few to compare with a law: measure {SEEDS} at least."
     else:
-        error = row["rate_sd"] / math.sqrt(row["n"])
-        verdict = "law holds" if abs(row["z"]) <= MISFIT else "law does not hold"
+        error, limit = row["rate_sd"] / math.sqrt(row["n"]), z_limit(looks, row["n"])
+        verdict = "law holds" if abs(row["z"]) <= limit else "law does not hold"
         said = (
             f"A block of {row['subject']} changes ln of the squared norm of the {what} by {number(row['rate'])} ± "
             f'{number(error, 2)} in the mean over {row["n"]} seeds; the law "{row["law"]}" says '
-            f"{number(row['law_rate'])}: z = {number(row['z'], 2)}."
+            f"{number(row['law_rate'])}: z = {number(row['z'], 2)}, the limit for {_looks(looks)} being "
+            f"{number(limit, 2)}."
         )
         if row["law_bias"]:
             said += f" What that law leaves out: {row['law_bias']}"
         if verdict == "law holds" and row["law_rate"]:
-            said += f" An error of {percent(MISFIT * error / abs(row['law_rate']))} would have shown."
+            said += f" An error of {percent(limit * error / abs(row['law_rate']))} would have shown."
     return _finding(row, f"law of the {what}", verdict, said, _FIT, "docs, What theory predicts")
+
+
+def _looks(count: int) -> str:
+    return "one look" if count == 1 else f"{count} looks"
 
 
 def _finding(row: dict[str, Any], rule: str, verdict: Verdict, said: str, threshold: str, source: str) -> Finding:
@@ -158,7 +162,8 @@ def _agreement(shares: pl.DataFrame) -> Finding:
             among = f"by {_share(low)} of draws at depth {low['depth']}, up to {_share(high)} at depth {high['depth']}"
         medians = sorted(known["N"].to_list())
         said = (
-            f'That shortcuts "maintain gradient flow N times better" is contradicted, {subject}, {among}; the median N '
+            f'Of {subject}: that shortcuts "maintain gradient flow N times better" is contradicted {among}; the '
+            "median N "
             f"is between {number(medians[0])} and {number(medians[-1])}."
         )
     return Finding(

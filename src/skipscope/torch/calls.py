@@ -1,0 +1,242 @@
+"""Which call of which module is running, and where in its code an addition stands: how junctions get their names.
+
+Hooks say when a module's call begins and ends; while the outermost call lasts, a mode of PyTorch is on, which is handed
+every operation that the model's code calls (`TorchFunctionMode`). A call is named as in `skipscope.torch.listening`, by
+where it stands; an addition is known by the call that it is made in and by its place in the code, which another batch
+does not change. Nothing is written on modules, and no hook outlives `Calls.off`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from skipscope.torch.listening import clean
+
+__all__ = ["Addition", "Call", "Calls", "Place", "addition"]
+
+_ADDING = frozenset((torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__))
+_OURS = ("skipscope.torch.", "torch.overrides", "torch._tensor")
+_TRANSPARENT = ("OptimizedModule", "CheckpointWrapper")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an addition is made; the same in every run of the same code.
+
+    Attributes:
+        call: the name of the module's call, "" for the model itself.
+        number: how often the module had been called in this place before.
+        file: of the code that adds.
+        line: of the addition.
+        column: where it begins in the line.
+        turn: how often this call had passed here before, as in a loop.
+    """
+
+    call: str
+    number: int
+    file: str
+    line: int
+    column: int
+    turn: int
+
+
+@dataclass(frozen=True, eq=False)
+class Addition:
+    """An addition of two tensors, as it was called.
+
+    Attributes:
+        operands: both terms in order.
+        alpha: what the second is multiplied by.
+        in_place: whether the first becomes the sum.
+    """
+
+    operands: tuple[Tensor, Tensor]
+    alpha: float
+    in_place: bool
+
+
+@dataclass(eq=False)
+class Call:
+    """A call that has begun and not ended."""
+
+    module: nn.Module | None
+    name: str
+    number: int
+    met: Counter[int] = field(default_factory=Counter)
+    passed: Counter[tuple[str, int, int]] = field(default_factory=Counter)
+
+
+class Calls:
+    """Follows the calls of one model through hooks, and has a mode on while one lasts.
+
+    Args:
+        model: the model.
+        mode: what is handed every operation.
+        begun: called with the module and its arguments as an outermost call begins; says whether the mode shall be on.
+        ended: called with a module, what it was given and what it hands on, within its call.
+        first: whether the mode goes under those that are put on by other hooks of the same call.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mode: TorchFunctionMode,
+        begun: Callable[[nn.Module, Any], bool],
+        ended: Callable[[nn.Module, Any, Any], None] | None = None,
+        *,
+        first: bool = False,
+    ) -> None:
+        self._model = model
+        self._mode = mode
+        self._begun = begun
+        self._ended = ended
+        self._first = first
+        self._names = {id(module): clean(name) for name, module in model.named_modules()}
+        self._positions: dict[int, tuple[CodeType, list[tuple[int | None, ...]]]] = {}
+        self._children: dict[int, dict[int, list[str]]] = {}
+        self._handles: list[Any] = []
+        self._stack: list[Call] = []
+        self._numbers: Counter[str] = Counter()
+        self._entered = False
+
+    def on(self) -> None:
+        """Attach the hooks."""
+        before, after = _Hook(self._before), _Hook(self._after)
+        for module in self._model.modules():
+            if type(module).__name__ not in _TRANSPARENT:
+                self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=self._first))
+                self._handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+
+    def off(self) -> None:
+        """Remove the hooks, and the mode, should an interrupt have left it."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._stack.clear()
+        self._leave()
+
+    @property
+    def current(self) -> str:
+        """The name of the call that is running."""
+        return self._stack[-1].name if self._stack else ""
+
+    def place(self) -> Place:
+        """Where the operation is called that the mode is being handed."""
+        frame = sys._getframe(1)
+        while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith(_OURS):
+            frame = frame.f_back
+        here = self._position(frame.f_code, frame.f_lasti)
+        call = self._stack[-1] if self._stack else Call(None, "", 0)
+        turn = call.passed[here]
+        call.passed[here] += 1
+        return Place(call.name, call.number, *here, turn)
+
+    def _position(self, code: CodeType, offset: int) -> tuple[str, int, int]:
+        """File, line and column: the offset itself changes as Python specialises a call that is made often."""
+        if id(code) not in self._positions:
+            self._positions[id(code)] = code, list(code.co_positions())
+        line, _, column, _ = self._positions[id(code)][1][offset // 2]
+        return code.co_filename, line or code.co_firstlineno, column or 0
+
+    # ----------------------------------------------------------------------------------------------------- hooks
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        again = torch._C._current_graph_task_id() != -1
+        if module is self._model and not again:
+            self._numbers.clear()
+            self._stack.clear()
+        name = self._name(module)
+        if self._stack:
+            self._stack[-1].met[id(module)] += 1
+        number = 0 if again else self._numbers[name]  # which call is computed again, checkpoints do not say
+        self._numbers[name] += not again
+        outermost = not self._stack
+        self._stack.append(Call(module, name, number))
+        if outermost and not self._entered and self._begun(module, (args, kwargs)):
+            self._mode.__enter__()  # type: ignore[no-untyped-call]
+            self._entered = True
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
+        if self._ended is not None and self._entered and output is not None:
+            self._ended(module, (args, kwargs), output)
+        while self._stack and self._stack.pop().module is not module:
+            pass  # calls that an exception ended
+        if not self._stack:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._entered:
+            self._entered = False
+            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    # ----------------------------------------------------------------------------------------------------- names
+
+    def _name(self, module: nn.Module) -> str:
+        """The caller's name and the attribute by which it holds the module."""
+        if module is self._model or not self._stack:
+            return self._names[id(module)]
+        parent = self._stack[-1]
+        assert parent.module is not None
+        attributes = self._attributes(parent.module).get(id(module))
+        if attributes is None:
+            return self._named_below(parent.module, parent.name, module)
+        attribute = attributes[min(parent.met[id(module)], len(attributes) - 1)]
+        return f"{parent.name}.{attribute}" if parent.name else attribute
+
+    def _named_below(self, parent: nn.Module, name: str, module: nn.Module) -> str:
+        """Of a module in a list or deeper, which is held by its caller through others that are not called."""
+        for below, each in parent.named_modules(remove_duplicate=False):
+            if each is module and below:
+                return f"{name}.{clean(below)}" if name else clean(below)
+        return self._names[id(module)]
+
+    def _attributes(self, parent: nn.Module) -> dict[int, list[str]]:
+        if id(parent) not in self._children:
+            found: dict[int, list[str]] = defaultdict(list)
+            for attribute, child in parent._modules.items():
+                if child is not None:
+                    inner = getattr(child, "_orig_mod", child) if attribute != "_orig_mod" else child
+                    found[id(inner)].append(attribute)
+            self._children[id(parent)] = found
+        return self._children[id(parent)]
+
+
+class _Hook:
+    """A hook that neither copies nor pickles what it serves: in a copy of the model it does nothing."""
+
+    def __init__(self, call: Callable[..., None]) -> None:
+        self._call = call
+
+    def __call__(self, *given: Any) -> None:
+        self._call(*given)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Hook, (_nothing,)
+
+    def __deepcopy__(self, memo: Mapping[int, Any]) -> _Hook:
+        return _Hook(_nothing)
+
+
+def _nothing(*given: Any) -> None:
+    pass
+
+
+def addition(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Addition | None:
+    """The addition of two tensors that this call is, if it is one."""
+    if func not in _ADDING:
+        return None
+    first = args[0] if args else kwargs.get("input")
+    second = args[1] if len(args) > 1 else kwargs.get("other")
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor) or kwargs.get("out") is not None:
+        return None
+    in_place = func in (Tensor.add_, Tensor.__iadd__)
+    return Addition((first, second), kwargs.get("alpha", 1), in_place)

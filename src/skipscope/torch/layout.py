@@ -1,0 +1,212 @@
+"""The sites of a model that was listened to: in order of execution, with what stands there, and the body among them.
+
+What is said of a model without a spec is found here: its blocks and the ends of its body (`bodies`), the first and the
+last weight, what was not called, what is frozen, and what no gradient reaches.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from skipscope.protocol import Site, SiteKind
+from skipscope.torch.bodies import Body
+from skipscope.torch.listening import Listener, activation_of, clean, is_weight_layer
+from skipscope.torch.log import Heard
+from skipscope.torch.parameters import Held
+
+__all__ = ["Trained", "layout"]
+
+Place = tuple[str, int]  # site and call
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What became of the parameters.
+
+    Attributes:
+        trained: by parameter, whether it is there to be trained.
+        reached: likewise, whether it has a gradient.
+        sent: whether anything was sent back.
+    """
+
+    trained: tuple[bool, ...]
+    reached: tuple[bool, ...]
+    sent: bool
+
+
+@dataclass
+class _Draft:
+    """A site that is being described."""
+
+    site: str
+    kind: SiteKind
+    name: str
+    depth: int = 0
+    activation: str = "linear"
+    block: int = 0
+    ends: str = ""
+    outer: str = ""
+    tied_to: str = ""
+
+
+def layout(
+    model: nn.Module,
+    listener: Listener,
+    joints: Sequence[Heard],
+    body: Body,
+    held: Sequence[Held],
+    trained: Trained,
+    roles: Mapping[Place, Collection[str]],
+) -> tuple[list[Site], dict[str, str]]:
+    """All sites in order of execution, and of some what there is to say beside a reading.
+
+    Args:
+        model: the model.
+        listener: what was heard of it.
+        joints: its junctions.
+        body: its blocks.
+        held: its parameters.
+        trained: what became of them.
+        roles: what was summed, by site and call.
+    """
+    drafts: dict[str, _Draft] = {}
+    for each in listener.heard:
+        unused = each.kind == "input" and each.into is not model and each is not body.entry
+        if each.site not in drafts and not unused:
+            drafts[each.site] = _draft(each)
+    _number(drafts, body, roles)
+    _join(drafts, joints)
+    statuses = _not_measured(model, listener, drafts)
+    _add_parameters(drafts, held)
+    _add_statuses(statuses, held, trained)
+    weights = [site for site in drafts if {"weight", "weight_grad"} <= set(roles.get((site, 0), ()))]
+    if weights:
+        drafts[weights[0]].outer = "first"
+        drafts[weights[-1]].outer = "last"
+    ordered = _ordered(list(drafts.values()), listener.heard, joints)
+    return [
+        Site(d.site, order, d.depth, d.kind, d.name, d.activation, d.block, d.ends, d.outer, d.tied_to)  # type: ignore[arg-type]
+        for order, d in enumerate([*ordered, _Draft("network", "network", "the network as a whole", listener.depth)])
+    ], statuses
+
+
+def _draft(each: Heard) -> _Draft:
+    if each.module is None:
+        what = "what the first block is given" if each.site.endswith(".input") else "input"
+        return _Draft(each.site, "input", f"{what}, of shape {each.shape}", each.depth)
+    kind: SiteKind = "layer" if is_weight_layer(each.module) else "module"
+    return _Draft(each.site, kind, _described(each.module), each.depth, activation_of(each.module))
+
+
+def _described(module: nn.Module) -> str:
+    text = f"{type(module).__name__}({module.extra_repr()})" if not module._modules else type(module).__name__
+    return text if len(text) <= 100 else f"{text[:99]}…"
+
+
+def _number(drafts: dict[str, _Draft], body: Body, roles: Mapping[Place, Collection[str]]) -> None:
+    """Which sites are blocks, and the ends of the body."""
+    blocks = list(body.blocks)
+    if not blocks:
+        return
+
+    def graded(each: Heard | None) -> bool:
+        return each is not None and "activation_grad" in roles.get((each.site, each.call), ())
+
+    entry, first = body.entry, 1
+    if entry is None or (graded(blocks[-1]) and not graded(entry)):
+        # Where the gradient does not reach what the first block is given, the body is counted from what it hands on.
+        entry, first = blocks[0], 0
+    for number, each in enumerate(blocks, start=first):
+        draft = drafts[each.site]
+        draft.block = number
+        if body.whole:
+            draft.kind = "block"
+    if len(blocks) + first > 1:
+        drafts[entry.site].ends = "entry"
+        drafts[blocks[-1].site].ends = "exit"
+
+
+def _join(drafts: dict[str, _Draft], joints: Sequence[Heard]) -> None:
+    """A junction is the site of the module that makes its sum; the second of a module has a site of its own."""
+    for each in joints:
+        if each.site in drafts:
+            draft = drafts[each.site]
+            draft.name = f"{draft.name}, {each.about}" if draft.kind != "junction" else draft.name
+            draft.kind = "junction"
+        else:
+            drafts[each.site] = _Draft(each.site, "junction", each.about, each.depth)
+
+
+def _not_measured(model: nn.Module, listener: Listener, drafts: dict[str, _Draft]) -> dict[str, str]:
+    """Modules that were not called, and calls that handed on nothing that can be measured, become sites too."""
+    statuses: dict[str, str] = {}
+    for name in listener.silent:
+        if name not in drafts:
+            drafts[name] = _Draft(name, "module", "no floating-point output")
+            statuses[name] = "undefined"
+    for prefix, module in model.named_modules():
+        if id(module) in listener.called or module._modules or not prefix:
+            continue
+        if isinstance(module, nn.ModuleList | nn.ModuleDict | nn.Identity) or "parametrizations" in prefix:
+            continue
+        name = clean(prefix)
+        if name not in drafts:
+            kind: SiteKind = "layer" if is_weight_layer(module) else "module"
+            drafts[name] = _Draft(name, kind, _described(module))
+            statuses[name] = "not executed"
+    return statuses
+
+
+def _add_parameters(drafts: dict[str, _Draft], held: Sequence[Held]) -> None:
+    for one in held:
+        if one.site not in drafts:
+            depth = max((d.depth for name, d in drafts.items() if one.site.startswith(f"{name}.")), default=0)
+            shape = () if one.parameter is None else tuple(one.parameter.shape)
+            drafts[one.site] = _Draft(one.site, "layer", f"parameter of shape {shape}", depth)
+        draft = drafts[one.site]
+        if one.tied_to and one.tied_to != one.site:
+            draft.tied_to = one.tied_to
+
+
+def _add_statuses(statuses: dict[str, str], held: Sequence[Held], trained: Trained) -> None:
+    """What is frozen, and what no gradient reaches."""
+    by_site: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
+    for one, is_trained, reached in zip(held, trained.trained, trained.reached, strict=True):
+        by_site[one.site].append((is_trained, reached))
+    for site, members in by_site.items():
+        if statuses.get(site) == "not executed":
+            continue
+        if not any(is_trained for is_trained, _ in members):
+            statuses[site] = "frozen"
+        elif trained.sent and not any(reached for is_trained, reached in members if is_trained):
+            statuses[site] = "no gradient"
+
+
+def _beside(site: str, other: str) -> bool:
+    """Whether the other site is of the same module, of a part of it, or of the module that holds it."""
+    holder = site.rpartition(".")[0]
+    return other.startswith((f"{site}.", f"{site}[")) or (bool(holder) and f"{other}.".startswith(f"{holder}."))
+
+
+def _ordered(drafts: list[_Draft], heard: Sequence[Heard], joints: Sequence[Heard]) -> list[_Draft]:
+    """In order of execution; a parameter's own site before its module, and what was not run before the end."""
+    # A sum is made after all that was heard before it, and before what is heard next.
+    run = {each.site: each.order - 0.5 for each in reversed(joints)}
+    run |= {each.site: float(each.order) for each in reversed(heard)}
+    place = dict(run)
+    outputs = [d.site for d in drafts if d.site == "output" or d.site.startswith(("output[", "output."))]
+    for index, draft in enumerate(drafts):
+        if draft.site not in run:
+            near = [run[site] for site in run if _beside(draft.site, site)]
+            place[draft.site] = (min(near) - 0.5 if near else len(run) + 1.0) + index * 1e-6
+    last = max(place.values(), default=0.0)
+    for index, site in enumerate(reversed(outputs)):  # the first of several outputs is the one that is looked back from
+        place[site] = last + 1 + index
+    inputs = [d.site for d in drafts if d.site == "input" or d.site.startswith(("input[", "input."))]
+    for index, site in enumerate(inputs):
+        place[site] = -len(inputs) + index
+    return sorted(drafts, key=lambda draft: place[draft.site])

@@ -1,0 +1,158 @@
+"""Running a step of somebody's model: what of a batch goes in, what is sent back, and the gradients that come of it.
+
+How a batch is handed over: a tensor is the model's input; of a tuple or list the first entry is, and the rest is for
+the loss; a mapping gives keyword arguments. Inputs that are several are a tuple inside the tuple: `((x, mask), y)`. The
+loss is called as `loss(output, batch)`; a loss module of PyTorch as `loss(output, target)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from skipscope import draws
+from skipscope.errors import InputError, quoted
+from skipscope.probe import digest_of
+from skipscope.torch.listening import tensors_of
+
+__all__ = ["Sent", "arguments", "data_of", "gradients", "sent_back", "trained"]
+
+
+def arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional and keyword arguments of the model.
+
+    Raises:
+        InputError: it is nothing that a model could be given, or it is empty.
+    """
+    if isinstance(batch, bool | int | float | str | np.ndarray) or batch is None:
+        raise InputError(
+            f"batch must be what the model is to see: a tensor, (inputs, targets) or a mapping of keyword arguments; "
+            f"got {quoted(batch)}."
+        )
+    inputs = batch
+    if isinstance(batch, list | tuple) and not hasattr(batch, "_fields"):
+        if not batch:
+            raise InputError("batch is empty: give a tensor, or (inputs, targets).")
+        inputs = batch[0]
+    args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (_positional(inputs), {})
+    for path, x in tensors_of((args, kwargs), every=True):
+        if x.numel() == 0:
+            raise InputError(
+                f"batch is empty: its input{path[3:]} has the shape {tuple(x.shape)}; give 1 sample at least."
+            )
+    return args, kwargs
+
+
+def _positional(inputs: Any) -> tuple[Any, ...]:
+    return tuple(inputs) if isinstance(inputs, list | tuple) and not hasattr(inputs, "_fields") else (inputs,)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What is differentiated: a scalar, or an output that is weighted by a cotangent."""
+
+    value: Tensor
+    weight: Tensor | None = None
+
+
+def sent_back(
+    output: Any, batch: Any, loss: Callable[[Any, Any], Any] | None, seeds: tuple[int, ...]
+) -> tuple[Sent | None, str]:
+    """What goes back through the model, None where nothing can; and in words.
+
+    Args:
+        seeds: of which the first draws the cotangent, where there is no loss.
+
+    Raises:
+        InputError: the loss is none of PyTorch, or gives no scalar.
+    """
+    if loss is not None:
+        value = _loss_of(loss, output, batch)
+        return Sent(value), f"loss {getattr(loss, '__name__', type(loss).__name__)}"
+    own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if isinstance(own, Tensor) and own.requires_grad:
+        return Sent(own.mean()), "the model's own loss"
+    found = [(path, x) for path, x in tensors_of(output) if x.requires_grad]
+    if not found:
+        return None, ""
+    y = found[0][1]
+    v = torch.from_numpy(draws.normals(seeds[:1], "cotangent", tuple(y.shape))[0]).to(y.device, y.dtype)
+    return Sent(y, v), f"gaussian, seed {seeds[0]}"
+
+
+def _loss_of(loss: Callable[[Any, Any], Any], output: Any, batch: Any) -> Tensor:
+    if type(loss).__module__.startswith("skipscope.losses"):
+        raise InputError(
+            f"loss {quoted(loss)} is one of NumPy networks: of a module give a function of PyTorch, e.g. "
+            "lambda output, batch: torch.nn.functional.cross_entropy(output, batch[1])."
+        )
+    pair = isinstance(batch, list | tuple) and len(batch) == 2
+    value = loss(output, batch[1]) if pair and isinstance(loss, nn.modules.loss._Loss) else loss(output, batch)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"loss must give one number, as a tensor that autograd follows; got {quoted(shape)}.")
+    return value
+
+
+def trained(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters that are there to be trained, and have a shape."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and not is_lazy(parameter):
+            yield parameter
+
+
+def gradients(
+    model: nn.Module, sent: Sent | None, given: Any, *, unfollowed: bool
+) -> list[tuple[nn.Parameter, Tensor | None]]:
+    """The gradients of the parameters; on the way the hooks see those of the activations.
+
+    Args:
+        unfollowed: whether a part of the model was run without autograd.
+
+    Raises:
+        InputError: that part needs `backward()`, and there are hooks that would act on it.
+    """
+    parameters = list(trained(model))
+    if sent is None or not sent.value.requires_grad:
+        return [(parameter, None) for parameter in parameters]
+    leaves: list[Tensor] = [*parameters]
+    leaves += [x for _, x in tensors_of(given) if x.requires_grad and not any(x is each for each in parameters)]
+    if unfollowed:
+        return list(zip(parameters, _backward(sent, leaves)[: len(parameters)], strict=True))
+    found = torch.autograd.grad(sent.value, leaves, grad_outputs=sent.weight, allow_unused=True)
+    return list(zip(parameters, found, strict=False))
+
+
+def _backward(sent: Sent, leaves: Sequence[Tensor]) -> list[Tensor | None]:
+    """By `backward()`, which parts that were run without autograd (reentrant checkpoints) need; `.grad` is put back."""
+    hooked = [leaf for leaf in leaves if getattr(leaf, "_post_accumulate_grad_hooks", None)]
+    if hooked:
+        raise InputError(
+            "the model has reentrant checkpoints, whose gradients need backward(), and hooks on its parameters that "
+            "would act on it: use checkpoint(..., use_reentrant=False), or remove the hooks for the probe."
+        )
+    before = [leaf.grad for leaf in leaves]
+    try:
+        for leaf in leaves:
+            leaf.grad = None
+        torch.autograd.backward(sent.value, None if sent.weight is None else sent.weight)
+        return [leaf.grad for leaf in leaves]
+    finally:
+        for leaf, gradient in zip(leaves, before, strict=True):
+            leaf.grad = gradient
+
+
+def data_of(given: Any) -> str:
+    """What the model saw, in short; what is on another device is not brought here to be read."""
+    arrays = [x.detach() for _, x in tensors_of(given, every=True)]
+    if not arrays or any(x.device.type != "cpu" or x.layout != torch.strided for x in arrays):
+        return "given"
+    bytes_of = [np.array([str(x.dtype), str(tuple(x.shape))]) for x in arrays]
+    bytes_of += [x.contiguous().reshape(-1).view(torch.uint8).numpy() for x in arrays]
+    return f"given, {digest_of(*bytes_of)}"

@@ -1,0 +1,222 @@
+"""What was taken of one step, and the readings that come of it: whenever they are asked for, and not in the step.
+
+`Known` is what the first step told of a model and what every later one has in common with it; `Taken` is a step's sums.
+Roles of junctions are entries of the log like any other, with their inner products beside them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from skipscope.moments import Dot, Field, Moments
+from skipscope.probe import Measured, Plan, cell_of
+from skipscope.quantities import Quantity
+from skipscope.readings import Readings
+from skipscope.torch.bodies import Repeated, body_of
+from skipscope.torch.evaluation import Dots, Roles, evaluated
+from skipscope.torch.keeping import compiled
+from skipscope.torch.layout import Place, Trained, layout
+from skipscope.torch.listening import PUSHED, Listener
+from skipscope.torch.log import Entry, Heard, Product
+from skipscope.torch.parameters import parameters_of, wanted_of
+from skipscope.torch.sums import Sums, dot_of, gathered
+from skipscope.torch.wanted import Wanted, is_default
+
+__all__ = ["Known", "Taken"]
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What is reported of a step.
+
+    Attributes:
+        plan: sites and quantities.
+        statuses: of sites of which it is not said by whether they have a value.
+        at: the sites whose activations are reported; of others in the plan only the parameters are.
+    """
+
+    plan: Plan
+    statuses: Mapping[str, str]
+    at: frozenset[str]
+
+
+class Known:
+    """What a first step told of a model.
+
+    Attributes:
+        model: the model.
+        listener: what was heard of it.
+        held: its parameters.
+        sums: what is summed of them.
+        joints: the junctions of the step that was taken last.
+        compiled: whether the model or a part of it is compiled.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        listener: Listener,
+        classes: Repeated,
+        wanted: Wanted,
+        quantities: Mapping[str, Quantity],
+        patterns: Sequence[Any] | None,
+    ) -> None:
+        self.model = model
+        self.listener = listener
+        self.held = parameters_of(model, listener.called)
+        self.sums = wanted_of(self.held, lambda site, role: wanted(site, role, "linear"))
+        self.joints: Sequence[Heard] = ()
+        self.compiled = compiled(model)
+        self._body = body_of(listener.heard, classes)
+        self._quantities = quantities
+        self._patterns = patterns
+        self._planned: tuple[Any, _Planned] | None = None
+
+    def planned(self, roles: Mapping[Place, Collection[str]], trained: Trained, missed: Collection[Heard]) -> _Planned:
+        """What is reported of a step in which this was summed, that happened to parameters, and those were missed.
+
+        Steps are alike, as a rule, so the last answer is kept.
+
+        Raises:
+            InputError: a pattern matches no site.
+        """
+        joints = tuple(each.site for each in self.joints)
+        key = tuple((place, *several) for place, several in roles.items()), trained, tuple(missed), joints
+        if self._planned is None or self._planned[0] != key:
+            self._planned = key, self._plan(roles, trained, missed)
+        return self._planned[1]
+
+    def _plan(self, roles: Mapping[Place, Collection[str]], trained: Trained, missed: Collection[Heard]) -> _Planned:
+        gone = set(missed)
+        body = replace(self._body, blocks=[each for each in self._body.blocks if each not in gone])
+        sites, statuses = layout(self.model, self.listener, self.joints, body, self.held, trained, roles)
+        for each in missed:
+            if not any(each.site == site for site, _ in roles):
+                statuses[each.site] = "not executed"
+        default = [site for site in sites if is_default(site)]
+        if self._patterns is not None or not body.blocks:
+            plan = Plan(sites, quantities=self._quantities, patterns=self._patterns)
+            return _Planned(plan, statuses, frozenset(site.site for site in sites))
+        at = frozenset(site.site for site in default)
+        reported = at | {each.site for each in self.held}
+        chosen = [site for site in sites if site.site in reported]
+        plan = Plan(sites, quantities=self._quantities, patterns=None, chosen=chosen)
+        return _Planned(plan, statuses, at)
+
+    def fields(self, planned: _Planned) -> dict[str, Mapping[str, Collection[Field]]]:
+        """What has to be summed of what is handed on, by site, from now on."""
+        return {site: fields for site, fields in planned.plan.fields.items() if site in planned.at}
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """The sums of one step.
+
+    Attributes:
+        known: what is known of the model.
+        entries: the sums of what was handed on, and of what met at junctions.
+        products: the inner products of the latter.
+        parameters: (site, role, sums) of parameters and gradients.
+        trained: what became of the parameters.
+        missed: what the first step had, and this one had not.
+        facts: what else was measured, e.g. `loss`, one number each.
+        numbers: how many numbers are trained.
+        cell: what the table of cells says.
+        notes: what `Readings.meta` says.
+    """
+
+    known: Known
+    entries: Sequence[Entry]
+    products: Sequence[Product]
+    parameters: Sequence[tuple[str, str, Sums]]
+    trained: Trained
+    missed: Sequence[Heard]
+    facts: Mapping[str, Sums]
+    numbers: int
+    cell: Mapping[str, Any]
+    notes: Mapping[str, str]
+
+    def readings(self, *, step: int = 0, factors: Mapping[str, Any] | None = None) -> Readings:
+        """The table.
+
+        Args:
+            step: of training, for the column `step`.
+            factors: columns for the table of cells.
+
+        Raises:
+            InputError: a pattern of the sites to report matches none.
+        """
+        return self.measured(seeds=(0,), factors=factors or {}, step=step).readings()
+
+    def measured(self, *, seeds: tuple[int, ...], factors: Mapping[str, Any], step: int = 0) -> Measured:
+        """The values, before they are a table.
+
+        Raises:
+            InputError: a pattern of the sites to report matches none.
+        """
+        planned = self.planned
+        moments, dots, facts = self._moments()
+        values = evaluated(planned.plan, moments, dots, {"parameters": self.numbers, **facts})
+        return Measured(
+            cell=cell_of({**self.cell, **factors}),
+            sites=planned.plan.chosen,
+            seeds=seeds,
+            values=values,
+            step=step,
+            statuses=planned.statuses,
+            notes=self.notes,
+        )
+
+    @cached_property
+    def planned(self) -> _Planned:
+        """What is reported."""
+        roles: dict[Place, dict[str, None]] = defaultdict(dict)
+        for heard, role, _ in self.entries:
+            roles[heard.site, heard.call][role] = None
+        for site, role, _ in self.parameters:
+            roles[site, 0][role] = None
+        for heard, source in self._aliases():
+            mine, theirs = roles[heard.site, heard.call], roles.get((source.site, source.call), {})
+            mine.update({role: None for role in theirs if role in PUSHED})
+        return self.known.planned(roles, self.trained, self.missed)
+
+    def _aliases(self) -> list[tuple[Heard, Heard]]:
+        """What is the very tensor that was heard before, with what holds its sums, where it has none of its own."""
+        own = {id(heard) for heard, _, _ in self.entries}
+        heard = self.known.listener.heard
+        return [(each, each.source) for each in heard if each.same is not None and id(each) not in own]
+
+    def _moments(self) -> tuple[Mapping[Place, Roles], Mapping[Place, Dots], dict[str, Any]]:
+        """All sums on the host, in one transfer: by site and call the moments of roles, inner products; the facts."""
+        at = self.planned.at
+        heard = [(each.site, each.call, role) for each, role, _ in self.entries]
+        places = [*heard, *((site, 0, role) for site, role, _ in self.parameters)]
+        everything = [one for _, _, one in (*self.entries, *self.parameters)]
+        hosted, products = gathered([*everything, *self.facts.values()], [x for _, _, x in self.products])
+        moments: dict[Place, dict[str, Moments]] = defaultdict(dict)
+        for (site, call, role), new in zip(places, hosted, strict=False):
+            roles = moments[site, call]
+            roles[role] = roles[role] + new if role in roles else new
+        for each, source in self._aliases():
+            theirs = moments.get((source.site, source.call), {})
+            moments[each.site, each.call] |= {role: found for role, found in theirs.items() if role in PUSHED}
+        kept = {
+            (site, call): roles if site in at else {role: one for role, one in roles.items() if role not in PUSHED}
+            for (site, call), roles in moments.items()
+        }
+        facts = {
+            name: total.sum * total.scale
+            for name, total in zip(self.facts, hosted[len(places) :], strict=True)
+            if total.sum is not None
+        }
+        dots: dict[Place, dict[tuple[str, str], Dot]] = defaultdict(dict)
+        for (each, pair, _), values in zip(self.products, products, strict=True):
+            of, product = dots[each.site, each.call], dot_of(values)
+            of[pair] = of[pair] + product if pair in of else product
+        return kept, dots, facts
