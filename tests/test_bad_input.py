@@ -34,7 +34,26 @@ from skipscope.errors import as_list, choose, one_line, quoted, require_int
 
 # Sizes at which whatever is not refused takes no time; parameters that are called otherwise keep their defaults.
 SMALL = {"depth": "4", "depths": "4,6", "width": "4", "seeds": "4"}
-LEAST = {"identity": {"width": "32"}}  # what a verb needs at least
+LEAST = {  # what a verb needs at least
+    "identity": {"width": "32"},
+    "twin": {"model": "a_small_model:residual", "input_": "8x4", "seeds": "1"},
+}
+MODEL = """
+import torch
+
+
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+def residual():
+    return torch.nn.Sequential(Block(), Block())
+"""
 FREE = {("report", "title")}  # takes any text
 
 LONG = 100_000
@@ -103,6 +122,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found["flipped"].write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
     found["text"].write_text("no Parquet\n")
     pl.DataFrame({"a": [1]}).write_parquet(found["foreign"])
+    (folder / "a_small_model.py").write_text(MODEL)
     full = folder / "folder"
     full.mkdir()
     (full / "somebody's.txt").write_text("here\n")
@@ -110,8 +130,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, in which the verbs run."""
+def here(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, in which the verbs run; a model is found beside."""
+    monkeypatch.syspath_prepend(files["file"].parent)
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -130,7 +151,9 @@ def command(verb: click.Command, saved: dict[str, Path], /, **given: str) -> lis
     for parameter in verb.params:
         assert parameter.name is not None
         if isinstance(parameter, click.Argument):
-            value = given.get(parameter.name, str(saved["file"]) if parameter.required else None)
+            value = given.get(
+                parameter.name, small.get(parameter.name, str(saved["file"]) if parameter.required else None)
+            )
             placed += [] if value is None else [value]
         else:
             value = given.get(parameter.name, small.get(parameter.name, "page.html" if parameter.required else None))
@@ -284,7 +307,8 @@ STUDIES = {
     and inspect.signature(function).return_annotation == "Readings"
 }
 SMALL_STUDY: dict[str, Any] = {"depth": 4, "depths": [3], "width": 4, "seeds": range(2)}
-UNTRIED = {"progress", "folder", "fields"}  # a callable; a place, tried above; further fields of Spec.dense
+# A callable; a place, tried above; further fields of Spec.dense; what a model is given, which the model refuses.
+UNTRIED = {"progress", "folder", "fields", "batches"}
 
 
 def assert_one_line(error: InputError, names: str = "") -> None:
@@ -301,6 +325,9 @@ def test_no_argument_of_a_study_is_refused_by_anything_but_one_line(name: str):
     small = {key: value for key, value in SMALL_STUDY.items() if key in parameters}
     if "designs" in parameters:
         small["designs"] = ["plain"] if name != "highway" else ["residual"]
+    if name == "twin":  # which is of a model of one's own
+        torch = pytest.importorskip("torch")
+        small |= {"model": torch.nn.TransformerEncoderLayer(4, 2, 4, batch_first=True), "batches": torch.ones(3, 2, 4)}
     refusals = 0
 
     for parameter in sorted(parameters - UNTRIED):

@@ -79,5 +79,5 @@ def test_networks_by_name_learn_images(run: Callable[..., Any]):
     assert told.pop("recipe").steps == 10
     assert told == {
         "specs": ["cifar-20"], "data": "fashion-mnist", "deleted": None, "swapped": None, "draws": 5,
-        "seeds": range(2), "dtype": "float64", "jobs": 1, "progress": None,
+        "seeds": range(2), "dtype": "float64", "jobs": 1, "progress": None, "folder": None,
     }  # fmt: skip

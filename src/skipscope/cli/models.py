@@ -231,7 +231,9 @@ def told(model: str) -> Iterator[None]:
 def _batch(batch: str, *, input_: str | None, input_dtype: str, high: int | None, seed: int) -> Any:
     from skipscope.torch import naming
 
-    if (input_ is None) == (not _given("batch")):
+    if input_ is not None and _given("batch"):
+        raise InputError(f"--input {input_!r} and --batch {quoted(batch)}: MODEL sees one of them; leave one out.")
+    if input_ is None and not _given("batch"):
         raise InputError("say what MODEL is to see: either --input 8x3x224x224 or --batch file.safetensors.")
     if input_ is None:
         return naming.stored(Path(batch))
