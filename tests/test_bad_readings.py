@@ -59,7 +59,10 @@ READING = readers()
 
 
 def measured() -> dict[str, Readings]:
-    """Small readings of every study."""
+    """Small readings of every study, of networks of the package and of a model of one's own."""
+    torch = pytest.importorskip("torch")
+    model = torch.nn.TransformerEncoderLayer(4, 2, 4, dropout=0.0, batch_first=True)
+    batches = [torch.linspace(-1, 1, 24).reshape(3, 2, 4), torch.linspace(2, -1, 24).reshape(3, 2, 4)]
     recipe = Recipe(steps=6, batch=16)
     three: dict[str, Any] = {"seeds": range(3)}
     trained: dict[str, Any] = {"data": "patterns", "width": 6, "recipe": recipe, **three}
@@ -75,6 +78,8 @@ def measured() -> dict[str, Readings]:
         "representation": studies.representation(depth=2, **trained),
         "degradation": studies.degradation(depths=(4, 6), rates=0.1, **trained),
         "lesion": studies.lesion(depth=2, draws=1, **trained),
+        "twin": studies.twin(model, batches, loss=lambda y, _: y.pow(4).mean(), steps=3),
+        "lesion of a model": studies.lesion(model, batches, loss=lambda y, _: y.pow(4).mean()),
     }
 
 

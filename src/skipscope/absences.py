@@ -43,7 +43,10 @@ LEARNT = 0.5
 def is_model(readings: Readings) -> bool:
     """Whether these are lesions of a model of one's own, which no spec describes."""
     require_readings(readings)
-    return "part" in readings.cells.columns and not (readings.cells["spec"] != "").any()
+    cells = readings.cells
+    if not {"batch_number", "done"} <= set(cells.columns) or (cells["spec"] != "").any():
+        return False
+    return set(cells["done"]) <= {"nothing", "one deleted"}
 
 
 def block_data(readings: Readings) -> pl.DataFrame:
@@ -60,17 +63,22 @@ def block_data(readings: Readings) -> pl.DataFrame:
     """
     if not is_model(readings) or "done" not in readings.cells.columns:
         raise InputError("these readings are no lesions of a model: measure with studies.lesion(model, batches).")
-    cells = readings.cells.select("cell", "done", "part", "design")
+    cells = readings.cells.select("cell", "done", "batch_number", "design")
     wide = readings.rows.join(cells, on="cell").pivot(
-        "quantity", index=["site", "done", "part", "design"], values="value"
+        "quantity", index=["site", "done", "batch_number", "design"], values="value"
     )
     for name in ("test_error", "spoilt", "mended", "answers", "guess_error"):
         if name not in wide.columns:
             wide = wide.with_columns(pl.lit(None, pl.Float64).alias(name))
     intact = wide.filter(done="nothing").select(
-        "part", "answers", "guess_error", intact="test_error", intact_loss="test_loss"
+        "batch_number", "answers", "guess_error", intact="test_error", intact_loss="test_loss"
     )
-    lost = wide.filter(done="one deleted").drop("answers", "guess_error").join(intact, on="part").sort("part")
+    lost = (
+        wide.filter(done="one deleted")
+        .drop("answers", "guess_error")
+        .join(intact, on="batch_number")
+        .sort("batch_number")
+    )
     places = readings.sites.select("site", "block").unique().filter(pl.col("block") > 0)
     if lost.is_empty():
         raise InputError("these readings hold no block taken out: measure with studies.lesion(model, batches).")

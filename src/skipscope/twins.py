@@ -45,7 +45,7 @@ def flow_data(readings: Readings) -> pl.DataFrame:
     Raises:
         InputError: the readings are not of study `twin`.
     """
-    cells = _cells(readings).filter(pl.col("part").is_not_null()).select("cell", "done", "part")
+    cells = _cells(readings).filter(pl.col("batch_number").is_not_null()).select("cell", "done", "batch_number")
     blocks = readings.sites.group_by("cell").agg(blocks=pl.col("block").max())
     asked = [f"{name}{end}" for name in _WAYS for end in ("", "_low", "_high")]
     rows = (
@@ -62,15 +62,15 @@ def flow_data(readings: Readings) -> pl.DataFrame:
         name=pl.concat_str(side, separator, end),
         what=pl.col("quantity").str.replace("_(low|high)$", "").replace_strict(_WAYS),
     )
-    wide = named.pivot("name", index=["what", "part", "blocks"], values="value")
+    wide = named.pivot("name", index=["what", "batch_number", "blocks"], values="value")
     columns = [f"{side}{end}" for side in ("with", "without") for end in ("_", "_low", "_high")]
     for name in (name.replace("without_", "without", 1) if name == "without_" else name for name in columns):
         if name not in wide.columns:
             wide = wide.with_columns(pl.lit(None, pl.Float64).alias(name))
     ends = ("with_low", "with_high", "without_low", "without_high")
     return wide.select(
-        *("what", "part", "blocks", "with_", "without"), *ends, ratio=pl.col("without") / pl.col("with_")
-    ).sort("what", "part", descending=[True, False])
+        *("what", "batch_number", "blocks", "with_", "without"), *ends, ratio=pl.col("without") / pl.col("with_")
+    ).sort("what", "batch_number", descending=[True, False])
 
 
 def profile_data(readings: Readings) -> pl.DataFrame:
@@ -83,9 +83,9 @@ def profile_data(readings: Readings) -> pl.DataFrame:
     Raises:
         InputError: the readings are not of study `twin`.
     """
-    cells = _cells(readings).filter(pl.col("part").is_not_null()).select("cell", "done", "part")
+    cells = _cells(readings).filter(pl.col("batch_number").is_not_null()).select("cell", "done", "batch_number")
     rows = readings.rows.filter(pl.col("step") == 0).join(cells, on="cell")
-    key = ["site", "call", "quantity", "part"]
+    key = ["site", "call", "quantity", "batch_number"]
     bare = rows.filter(done=AS_IS).select("cell", *key, with_="value")
     both = bare.join(rows.filter(done=WITHOUT).select(*key, without="value"), on=key)
     order = readings.sites.select("cell", "site", "order")
@@ -118,7 +118,7 @@ def _training(readings: Readings) -> pl.DataFrame:
     cells = _cells(readings)
     if "steps" not in cells.columns:
         cells = cells.with_columns(steps=pl.lit(None, pl.Int64))
-    trained = cells.filter(pl.col("part").is_null()).select("cell", "done", "steps")
+    trained = cells.filter(pl.col("batch_number").is_null()).select("cell", "done", "steps")
     return readings.rows.filter(pl.col("quantity") == "loss").join(trained, on="cell")
 
 
@@ -230,7 +230,7 @@ def _exp(x: float) -> float:
 
 def _trained(cells: pl.DataFrame, readings: Readings) -> Finding:
     losses = _training(readings)
-    row = cells.filter(pl.col("part").is_null(), done=AS_IS).row(0, named=True)
+    row = cells.filter(pl.col("batch_number").is_null(), done=AS_IS).row(0, named=True)
     verdict, said, evidence = _trained_judged(_subject(cells), losses, row)
     return Finding(
         "with its shortcuts the model trains better", row["cell"], f"the model {row['design']}", verdict, said,
@@ -247,7 +247,7 @@ def _stopped(losses: pl.DataFrame, steps: int) -> int | None:
 def _trained_judged(subject: str, losses: pl.DataFrame, row: dict[str, Any]) -> tuple[Verdict, str, pl.DataFrame]:
     steps, how = row["steps"], row["optimizer"]
     stopped = {done: _stopped(losses.filter(pl.col("done") == done), steps) for done in (AS_IS, WITHOUT)}
-    evidence = losses.select("done", "step", part=pl.col("call") + 1, loss="value")
+    evidence = losses.select("done", "step", batch_number=pl.col("call") + 1, loss="value")
     if any(step is not None for step in stopped.values()):
         told = [
             f"the loss {'of the model as it is' if done == AS_IS else f'of {subject}'} is no finite number after "

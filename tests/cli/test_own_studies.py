@@ -66,7 +66,7 @@ def test_twin(here: Path, succeeded: Callable[..., str]):
     assert "site signal, as it is signal, without" in " ".join(text.split())
     assert "with its shortcuts the model trains better" in text
     found = Readings.load("a.parquet")
-    assert set(found.cells["part"].drop_nulls()) == {1, 2, 3, 4, 5}
+    assert set(found.cells["batch_number"].drop_nulls()) == {1, 2, 3, 4, 5}
     assert set(found.cells["batch"]) == {12}
     assert "without its 5 shortcuts" in (here / "a.html").read_text()
     assert {"profile", "flow", "training", "findings"} == json.loads(succeeded(*given, "--format", "json")).keys()

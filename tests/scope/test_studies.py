@@ -121,12 +121,12 @@ def test_without_shortcuts_is_the_model_that_is_written_without_them(name: str):
 def test_every_batch_is_probed_with_and_without():
     model = model_of()
     found = studies.twin(model, BATCHES, loss=loss, probes=4)
-    assert found.cells.sort("part", "done").select("part", "done", "removed").rows() == [
+    assert found.cells.sort("batch_number", "done").select("batch_number", "done", "removed").rows() == [
         (part, done, removed) for part in (1, 2, 3, 4) for done, removed in (("as it is", 0), ("without shortcuts", 4))
     ]
     with gains(model, BATCHES[2], shortcut=0):
         expected = skipscope.probe(model, BATCHES[2], loss=loss)
-    mine = values(found, part=3, done="without shortcuts")
+    mine = values(found, batch_number=3, done="without shortcuts")
     theirs = {(r[2], r[3], r[4], r[5]): r[6] for r in expected.rows.iter_rows()}
     assert mine.items() <= theirs.items()
 
@@ -183,7 +183,7 @@ def test_findings_of_a_twin():
         "with its shortcuts the model trains better": "trains better",
     }
     flow = twins.flow_data(found).filter(what="gradient")
-    growth = {(s, q): v for (_, s, _, q), v in values(found, part=1, done="without shortcuts").items()}
+    growth = {(s, q): v for (_, s, _, q), v in values(found, batch_number=1, done="without shortcuts").items()}
     assert flow["without"][0] == pytest.approx(growth["network", "backward_growth"] ** 6)
     assert (flow["without"] < 1e-4 * flow["with_"]).all()
     assert "12 blocks" in said["without shortcuts less of the gradient arrives"].statement
@@ -240,8 +240,8 @@ def test_shortcuts_that_cannot_be_removed_are_named():
 def test_a_branch_taken_out_is_the_model_without_the_block(learnt: Any):
     found = studies.lesion(learnt, BATCHES, loss=loss)
     for part, (x, y) in enumerate(BATCHES, start=1):
-        lost = values(found, part=part, done="one deleted")
-        bare = values(found, part=part, done="nothing")
+        lost = values(found, batch_number=part, done="one deleted")
+        bare = values(found, batch_number=part, done="nothing")
         with torch.no_grad():
             intact = learnt(x)
             assert bare[0, "network", 0, "test_loss"] == loss(intact, (x, y)).item()
@@ -253,7 +253,7 @@ def test_a_branch_taken_out_is_the_model_without_the_block(learnt: Any):
                 assert lost[0, place, 0, "spoilt"] == (was & ~now).double().mean().item()
                 assert lost[0, place, 0, "mended"] == (~was & now).double().mean().item()
     commonest = torch.cat([y for _, y in BATCHES]).bincount().max().item()
-    assert values(found, part=1, done="nothing")[0, "network", 0, "guess_error"] == 1 - commonest / 240
+    assert values(found, batch_number=1, done="nothing")[0, "network", 0, "guess_error"] == 1 - commonest / 240
 
 
 def test_batch_statistics_are_those_of_training():
@@ -307,8 +307,8 @@ def test_interval_of_paired_shares_covers():
 def test_accuracy_of_ones_own_and_losses_without_answers(learnt: Any):
     found = studies.lesion(learnt, BATCHES, loss=loss, accuracy=lambda output, batch: output.argmax(1) != batch[1])
     other = studies.lesion(learnt, BATCHES, loss=loss)
-    assert values(found, part=1, done="nothing")[0, "network", 0, "test_error"] == pytest.approx(
-        1 - values(other, part=1, done="nothing")[0, "network", 0, "test_error"]
+    assert values(found, batch_number=1, done="nothing")[0, "network", 0, "test_error"] == pytest.approx(
+        1 - values(other, batch_number=1, done="nothing")[0, "network", 0, "test_error"]
     )
     alone = studies.lesion(learnt, (each[0] for each in BATCHES), loss=lambda output, batch: output.square().mean())
     assert set(alone.rows["quantity"]) == {"test_loss"}
@@ -435,7 +435,7 @@ def test_trends_of_models():
 def test_what_is_drawn_of_a_twin_is_what_was_measured():
     found = studies.twin(model_of(), BATCHES[0], loss=loss, steps=3)
     flow = charts.twin_flow_data(found)
-    bare = values(found, part=1, done="without shortcuts")
+    bare = values(found, batch_number=1, done="without shortcuts")
     for site, value in (
         flow.filter(label="without shortcuts", panel="the gradient, backward").select("site", "value").rows()
     ):
@@ -502,9 +502,9 @@ def test_a_loader_is_several_batches_and_its_shuffle_is_the_seeds(learnt: Any):
     torch.manual_seed(2)
     second = studies.twin(learnt, loader, loss=loss, steps=4)
     assert first.rows.equals(second.rows)
-    assert set(first.cells["part"].drop_nulls()) == {1, 2, 3}
+    assert set(first.cells["batch_number"].drop_nulls()) == {1, 2, 3}
     found = studies.lesion(learnt, DataLoader(data, batch_size=40), loss=loss)
-    assert found.cells.filter(done="nothing").sort("part")["batch"].to_list() == [40, 40, 10]
+    assert found.cells.filter(done="nothing").sort("batch_number")["batch"].to_list() == [40, 40, 10]
 
 
 def test_one_batch_or_several():

@@ -142,7 +142,7 @@ def _method(readings: Readings) -> Method:
     kept = values("kept")
     facts = (
         ("Model", joined(values("design"))),
-        ("Batches", plural(len(values("part")), "batch", "batches")),
+        ("Batches", plural(len(values("batch_number")), "batch", "batches")),
         ("Samples a batch", joined(values("batch"))),
         ("Loss", joined(each.removeprefix("loss ") for each in values("loss") or values("cotangent"))),
         ("Mode", "evaluation" if any(each.startswith("inference") for each in values("edit")) else "training"),

@@ -170,7 +170,7 @@ def _told(model: nn.Module, seen: Sequence[_Seen], chosen: Sequence[Junction], l
     classes = sum((each.classes for each in seen), Counter())
     guess = {("network", "guess_error"): 1 - max(classes.values()) / classes.total()} if classes else {}
     for part, one in enumerate(seen, start=1):
-        told = {"study": "lesion", "design": type(model).__name__, "batch": one.samples, "part": part}
+        told = {"study": "lesion", "design": type(model).__name__, "batch": one.samples, "batch_number": part}
         told |= {"cotangent": "", "data": f"{len(seen)} batches", "loss": named_loss(loss)}
         intact = {key: value for key, value in one.values.items() if key[0] == "network"} | guess
         rest = {key: value for key, value in one.values.items() if key[0] != "network"}

@@ -117,7 +117,7 @@ def twin(
     how: dict[str, Any] = {"loss": loss, "seed": seed}
     how["sites"] = None if sites is None else [*as_list(sites), *_body(model, held[0], how)]
     parts = [
-        _probed(model, found, batch, {**told, **_told(found, kept, done), "part": part}, how)
+        _probed(model, found, batch, {**told, **_told(found, kept, done), "batch_number": part}, how)
         for part, batch in enumerate(held[:probes], start=1)
         for done in (AS_IS, WITHOUT)
     ]
