@@ -116,12 +116,18 @@ def test_quiet_leaves_the_result(succeeded: Callable[..., str]):
 
 def test_flow_of_networks_by_name(succeeded: Callable[..., str]):
     records = json.loads(
-        succeeded("flow", "--spec", "cifar-8,cifar-8-plain", "--seeds", 2, "--batch", 2, "--format", "json")
+        succeeded(
+            "flow", "--spec", "cifar-8", "--spec", "cifar-8-plain", "--seeds", 2, "--batch", 2, "--format", "json"
+        )
     )
 
     readings = studies.flow(specs=["cifar-8", "cifar-8-plain"], seeds=range(2), batch=2, dtype="float64")
     assert records == json.loads(json.dumps(summary.summarise(readings).table.to_dicts()))
     assert {record["design"] for record in records} == {"cifar-8", "cifar-8-plain"}
+
+
+def test_networks_are_named_one_by_one(refused: Callable[..., str]):
+    assert "--spec is one network" in refused("flow", "--spec", "cifar-8,cifar-8-plain")
 
 
 def test_what_is_about_designs_is_refused_with_networks(refused: Callable[..., str]):

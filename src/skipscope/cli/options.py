@@ -204,15 +204,22 @@ dense = several(
 )
 
 
-def _several_names(context: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:
-    return None if value is None else _names(context, option, value)
+def _specs(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[str] | None:
+    for value in values:
+        if "," in value:
+            raise InputError(
+                f"--spec is one network, given once for each and not with commas; got {quoted(value)}. Write e.g. "
+                "--spec cifar-20 --spec cifar-20-plain."
+            )
+    return list(values) or None
 
 
 specs = click.option(
     "--spec",
     "specs",
-    callback=_several_names,
-    help="Networks of the paper in place of designs, separated by commas: cifar-20,cifar-20-plain.",
+    multiple=True,
+    callback=_specs,
+    help="A network of the paper, as cifar-20, in place of designs; may be given several times.",
 )
 network = several(
     designs("plain", "residual", "twin", "matched"),

@@ -65,7 +65,7 @@ def path_gradients(network: NumpyNetwork, batch: Any, loss: Loss) -> Array:
         loss: whose gradient is sent back, e.g. `skipscope.losses.Cotangent`.
 
     Returns:
-        G of shape (s, K + 1, b, n), K the number of junctions: G[:, k] came through k branches, and G.sum(axis=1) is
+        G of shape (s, K + 1, b, n), K the number of junctions. Entry k came through k branches, and G.sum(axis=1) is
         the gradient by the stem's output, where the body begins. Of images (s, K + 1, b, c, h, w).
 
     Raises:

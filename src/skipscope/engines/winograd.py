@@ -22,7 +22,9 @@ BLAS does not allow; but those of p = r, r + 3, r + 6, ... do not, and are a mat
 **Backwards.** dx = conv(dy, W^) with W^[i, j, o, c] = W[2-i, 2-j, c, o] is again such a convolution. And with a loss L,
 of pixels q of x and p of dy, dW[i, j] = sum_q x[q] dy[q - (i, j) + 1]: the gradient by W^ of a convolution of the data
 dy whose output has the gradient x. Since y = A^T m, m_j = V_j U_j, U = G g,
+
     dU_j = V_j^T (A x)_j,   dW^ = G^T dU,   V = B^T dy,
+
 and V serves dx and dW both. Both gather: no two units of work write to one place.
 
 With inf in an image, its neighbours in the tile become nan. Imports images and spread.
