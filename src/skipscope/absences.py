@@ -67,6 +67,8 @@ def block_data(readings: Readings) -> pl.DataFrame:
     wide = readings.rows.join(cells, on="cell").pivot(
         "quantity", index=["site", "done", "batch_number", "design"], values="value"
     )
+    if "test_loss" not in wide.columns:
+        raise InputError("quantity 'test_loss': these readings hold none of it; lesions of a model are told by it.")
     for name in ("test_error", "spoilt", "mended", "answers", "guess_error"):
         if name not in wide.columns:
             wide = wide.with_columns(pl.lit(None, pl.Float64).alias(name))

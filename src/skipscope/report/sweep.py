@@ -46,7 +46,8 @@ def sweep_section(readings: Readings, *, anchor: str = "sweep") -> Section:
     findings = trends.findings(readings)
     summary = summarise(readings)
     named = charts.kinds(readings)
-    own = not (readings.cells["spec"] != "").any()  # models of somebody's own
+    counted = {"blocks", "kept"} <= set(readings.cells.columns)  # of models of somebody's own, which have no spec
+    own = counted and not (readings.cells["spec"] != "").any()
     blocks: list[Block] = [
         Prose((_ASKED_OF_MODELS if own else _ASKED,)),
         *([] if own else [designs_told(readings)]),
