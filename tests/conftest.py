@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-# Workers share the cores, and threads that wait for each other there take a hundred times as long as one alone. Read
+# Workers share the cores, and threads that wait for each other there take far longer than one alone. Read
 # when PyTorch is imported, by the commands that tests run too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -43,7 +43,6 @@ __all__ = [
     "digest_of",
     "evaluated",
     "measure",
-    "one_thread",
     "probe",
     "uncollected",
 ]

@@ -17,7 +17,6 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -28,10 +27,10 @@ from skipscope import checkpoints, files
 from skipscope.data import Dataset, Images, Samples
 from skipscope.engines.numpy_engine import NumpyNetwork
 from skipscope.engines.room import Room
-from skipscope.engines.spread import threads
+from skipscope.engines.spread import one_thread, spread, threads
 from skipscope.errors import InputError, as_list, choose, require_int, require_number, require_type
 from skipscope.losses import CrossEntropy, MeanSquaredError
-from skipscope.probe import Measured, Plan, Recording, one_thread, uncollected
+from skipscope.probe import Measured, Plan, Recording, uncollected
 from skipscope.protocol import Loss, Observer, ignore
 from skipscope.quantities import LEARNING, QUANTITIES, Quantity
 from skipscope.readings import Readings
@@ -346,11 +345,7 @@ class _Run:
             for group in lane:
                 group.advance(steps)
 
-        if len(self.lanes) == 1:
-            along(self.lanes[0])
-        else:  # NumPy lets go of the interpreter while it computes
-            with ThreadPoolExecutor(len(self.lanes)) as pool:
-                list(pool.map(along, self.lanes))
+        spread(along, self.lanes)
         self.step = stop
         self._bury()
 

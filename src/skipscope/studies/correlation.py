@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 
 from skipscope import draws
 from skipscope.engines.numpy_engine import NumpyNetwork, build
+from skipscope.engines.spread import one_thread
 from skipscope.errors import InputError, as_list, choose, quoted, require_int, require_number
 from skipscope.losses import Cotangent
-from skipscope.probe import one_thread
 from skipscope.protocol import sites_of
 from skipscope.quantities import Quantity
 from skipscope.readings import Readings

@@ -23,8 +23,9 @@ from skipscope import draws, losses, runs
 from skipscope.draws import CotangentKind
 from skipscope.engines.nested import nested, run_nested
 from skipscope.engines.numpy_engine import NumpyNetwork, build_all
+from skipscope.engines.spread import one_thread
 from skipscope.errors import InputError, choose, quoted, require_int
-from skipscope.probe import Measured, Plan, Recording, one_thread, uncollected
+from skipscope.probe import Measured, Plan, Recording, uncollected
 from skipscope.protocol import Loss, sites_of
 from skipscope.quantities import QUANTITIES, Quantity
 from skipscope.readings import Readings

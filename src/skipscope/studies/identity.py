@@ -34,8 +34,9 @@ from skipscope.data import identity as identity_data
 from skipscope.designs import design
 from skipscope.engines.jacobian import jacobian
 from skipscope.engines.numpy_engine import NumpyNetwork, build
+from skipscope.engines.spread import one_thread
 from skipscope.errors import InputError, as_list, require_int, require_number
-from skipscope.probe import measure, one_thread
+from skipscope.probe import measure
 from skipscope.protocol import Site
 from skipscope.quantities import QUANTITIES, Quantity
 from skipscope.readings import Readings

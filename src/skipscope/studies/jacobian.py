@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from skipscope import draws
 from skipscope.engines.jacobian import Linear, largest_singular_value, linearise, singular_values
 from skipscope.engines.numpy_engine import NumpyNetwork, build
+from skipscope.engines.spread import one_thread
 from skipscope.errors import InputError, quoted, require_int
-from skipscope.probe import one_thread
 from skipscope.protocol import Site
 from skipscope.quantities import Quantity
 from skipscope.readings import Readings

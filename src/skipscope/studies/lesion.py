@@ -34,8 +34,9 @@ from skipscope.data import Dataset, Images
 from skipscope.designs import DESIGNS, design
 from skipscope.draws import stream
 from skipscope.engines.numpy_engine import NumpyNetwork
+from skipscope.engines.spread import one_thread
 from skipscope.errors import InputError, as_list, require_int, require_type
-from skipscope.probe import Measured, Plan, Recording, one_thread
+from skipscope.probe import Measured, Plan, Recording
 from skipscope.protocol import Run
 from skipscope.quantities import QUANTITIES
 from skipscope.readings import Readings

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from skipscope import data as datasets
 from skipscope.data import Dataset
 from skipscope.engines.numpy_engine import NumpyNetwork, build
+from skipscope.engines.spread import one_thread
 from skipscope.errors import InputError, require_int, require_type
-from skipscope.probe import one_thread
 from skipscope.readings import Readings
 from skipscope.separability import Pictures, settings_of
 from skipscope.spec import Spec

@@ -1,4 +1,4 @@
-"""How large every study of the demo is: `demo` in about a minute, `full` in about a quarter of an hour on two cores.
+"""How large every study of the demo is: `demo` for a first look, `full` with the draws and steps of a result.
 
 The studies are those of the original notebook and those that its takeaways are judged by.
 """

@@ -39,8 +39,8 @@ from skipscope import data as datasets
 from skipscope.data import Dataset
 from skipscope.designs import DESIGNS, design
 from skipscope.engines.numpy_engine import NumpyNetwork, build
+from skipscope.engines.spread import one_thread
 from skipscope.errors import InputError, require_int, require_type
-from skipscope.probe import one_thread
 from skipscope.protocol import Site
 from skipscope.quantities import Quantity
 from skipscope.readings import Readings

@@ -9,7 +9,7 @@ does not change. Nothing is written on modules, and no hook outlives `Calls.off`
 from __future__ import annotations
 
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CodeType
@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from skipscope.torch.listening import clean
+from skipscope.torch.log import Hook
+from skipscope.torch.names import Names
 
 __all__ = ["Addition", "Call", "Calls", "Place", "addition"]
 
@@ -100,9 +101,8 @@ class Calls:
         self._begun = begun
         self._ended = ended
         self._first = first
-        self._names = {id(module): clean(name) for name, module in model.named_modules()}
+        self._names = Names(model)
         self._positions: dict[int, tuple[CodeType, list[tuple[int | None, ...]]]] = {}
-        self._children: dict[int, dict[int, list[str]]] = {}
         self._handles: list[Any] = []
         self._stack: list[Call] = []
         self._numbers: Counter[str] = Counter()
@@ -110,7 +110,7 @@ class Calls:
 
     def on(self) -> None:
         """Attach the hooks."""
-        before, after = _Hook(self._before), _Hook(self._after)
+        before, after = Hook(self._before), Hook(self._after)
         for module in self._model.modules():
             if type(module).__name__ not in _TRANSPARENT:
                 self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=self._first))
@@ -154,9 +154,7 @@ class Calls:
         if module is self._model and not again:
             self._numbers.clear()
             self._stack.clear()
-        name = self._name(module)
-        if self._stack:
-            self._stack[-1].met[id(module)] += 1
+        name = self._names.of(module, self._stack[-1] if self._stack else None)
         number = 0 if again else self._numbers[name]  # which call is computed again, checkpoints do not say
         self._numbers[name] += not again
         outermost = not self._stack
@@ -177,57 +175,6 @@ class Calls:
         if self._entered:
             self._entered = False
             self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-
-    # ----------------------------------------------------------------------------------------------------- names
-
-    def _name(self, module: nn.Module) -> str:
-        """The caller's name and the attribute by which it holds the module."""
-        if module is self._model or not self._stack:
-            return self._names[id(module)]
-        parent = self._stack[-1]
-        assert parent.module is not None
-        attributes = self._attributes(parent.module).get(id(module))
-        if attributes is None:
-            return self._named_below(parent.module, parent.name, module)
-        attribute = attributes[min(parent.met[id(module)], len(attributes) - 1)]
-        return f"{parent.name}.{attribute}" if parent.name else attribute
-
-    def _named_below(self, parent: nn.Module, name: str, module: nn.Module) -> str:
-        """Of a module in a list or deeper, which is held by its caller through others that are not called."""
-        for below, each in parent.named_modules(remove_duplicate=False):
-            if each is module and below:
-                return f"{name}.{clean(below)}" if name else clean(below)
-        return self._names[id(module)]
-
-    def _attributes(self, parent: nn.Module) -> dict[int, list[str]]:
-        if id(parent) not in self._children:
-            found: dict[int, list[str]] = defaultdict(list)
-            for attribute, child in parent._modules.items():
-                if child is not None:
-                    inner = getattr(child, "_orig_mod", child) if attribute != "_orig_mod" else child
-                    found[id(inner)].append(attribute)
-            self._children[id(parent)] = found
-        return self._children[id(parent)]
-
-
-class _Hook:
-    """A hook that neither copies nor pickles what it serves: in a copy of the model it does nothing."""
-
-    def __init__(self, call: Callable[..., None]) -> None:
-        self._call = call
-
-    def __call__(self, *given: Any) -> None:
-        self._call(*given)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Hook, (_nothing,)
-
-    def __deepcopy__(self, memo: Mapping[int, Any]) -> _Hook:
-        return _Hook(_nothing)
-
-
-def _nothing(*given: Any) -> None:
-    pass
 
 
 def addition(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Addition | None:

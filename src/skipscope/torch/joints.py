@@ -47,6 +47,7 @@ class Joints:
         scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
         self._wants: Mapping[str, Collection[Field]] = {} if scripted else {r: tuple(f) for r, f in wants.items()}
         self._pairs = sorted({pair for quantity in asked for pair in quantity.pairs})
+        self._bare = {role for role, fields in self._wants.items() if not fields}  # of which the norm is all
         self._log = log
         self._place = place
         self._met: dict[int, Heard] = {}
@@ -82,17 +83,20 @@ class Joints:
         with torch._C.DisableTorchFunction(), torch.no_grad():
             if number not in self._met:
                 order, depth = self._place()
-                self._met[number] = Heard(f"junction {number}", 0, order, depth, None, kind="junction")
+                self._met[number] = Heard(
+                    f"junction {number}", 0, order, depth, None, kind="junction", wants=self._wants
+                )
             heard = self._met[number]
-            heard.wants = self._wants
             summed: set[str] = set()
             for each in self._pairs:
-                if each[0] in roles and each[1] in roles and not any(self._wants.get(role, "-") for role in each):
+                if not roles.keys() >= set(each):
+                    continue
+                if self._bare >= set(each):
                     *both, crossed = pair(roles[each[0]], roles[each[1]], batch=self._log.batch)
                     self._log.entries += [(heard, role, one) for role, one in zip(each, both, strict=True)]
                     self._log.products.append((heard, each, crossed))
                     summed.update(each)
-                elif each[0] in roles and each[1] in roles:
+                else:
                     self._log.products.append((heard, each, product(roles[each[0]], roles[each[1]])))
             for role, x in roles.items():
                 if role not in summed:

@@ -14,8 +14,9 @@ from torch import nn
 
 from skipscope.protocol import Site, SiteKind
 from skipscope.torch.bodies import Body
-from skipscope.torch.listening import Listener, activation_of, clean, is_weight_layer
+from skipscope.torch.listening import Listener, activation_of, is_weight_layer
 from skipscope.torch.log import Heard
+from skipscope.torch.names import clean
 from skipscope.torch.parameters import Held
 
 __all__ = ["Trained", "layout"]

@@ -13,7 +13,7 @@ Hooks return None, write nothing on modules, and are gone after `Listener.off`; 
 from __future__ import annotations
 
 import weakref
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,12 +24,12 @@ from torch.nn.parameter import is_lazy
 
 from skipscope.moments import Field
 from skipscope.torch.log import Heard, Hook, Log
+from skipscope.torch.names import Names
 
 __all__ = [
     "PUSHED",
     "Listener",
     "activation_of",
-    "clean",
     "inputs_of",
     "is_measurable",
     "is_recomputed",
@@ -42,7 +42,6 @@ Wants = Callable[[str, str, str], Collection[Field] | None]
 
 _CONVOLUTION = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 _FEATURES_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
-_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
 
 
 @dataclass(eq=False)
@@ -71,8 +70,7 @@ class Listener:
         self._wants = wants
         self._first_of = {id(module) for module in first_of}
         self._entered: set[int] = set()
-        self._names = {id(module): clean(name) for name, module in model.named_modules()}
-        self._children: dict[int, dict[int, list[str]]] = {}
+        self._names = Names(model)
         self._handles: list[Any] = []
         self._stack: list[_Frame] = []
         self._calls: Counter[str] = Counter()
@@ -116,9 +114,8 @@ class Listener:
         if module is self._model and not again:
             self._begin(args, kwargs)
         given = next((x for _, x in tensors_of((args, kwargs))), None)
-        frame = _Frame(module, self._name(module), () if given is None else tuple(given.shape))
-        if self._stack:
-            self._stack[-1].met[id(module)] += 1
+        name = self._names.of(module, self._stack[-1] if self._stack else None)
+        frame = _Frame(module, name, () if given is None else tuple(given.shape))
         self._stack.append(frame)
         first = id(module) in self._first_of and id(module) not in self._entered
         if first and given is not None and not again and given.is_floating_point():
@@ -165,35 +162,9 @@ class Listener:
             frame = self._stack.pop()
             if frame.module is module:
                 return frame
-        return _Frame(module, self._name(module), ())  # the model's own call was not heard, e.g. model.forward(x)
-
-    def _name(self, module: nn.Module) -> str:
-        """Where the call stands: the caller's name and the attribute by which it holds the module."""
-        if module is self._model or not self._stack:
-            return self._names[id(module)]
-        parent = self._stack[-1]
-        attributes = self._attributes(parent.module).get(id(module))
-        if attributes is None:
-            return self._named_below(parent.module, parent.name, module)
-        attribute = attributes[min(parent.met[id(module)], len(attributes) - 1)]
-        return f"{parent.name}.{attribute}" if parent.name else attribute
-
-    def _named_below(self, parent: nn.Module, name: str, module: nn.Module) -> str:
-        """Of a module in a list or deeper, which is held by its caller through others that are not called."""
-        for below, each in parent.named_modules(remove_duplicate=False):
-            if each is module and below:
-                return f"{name}.{clean(below)}" if name else clean(below)
-        return self._names[id(module)]
-
-    def _attributes(self, parent: nn.Module) -> dict[int, list[str]]:
-        if id(parent) not in self._children:
-            found: dict[int, list[str]] = defaultdict(list)
-            for attribute, child in parent._modules.items():
-                if child is not None:
-                    inner = getattr(child, "_orig_mod", child) if attribute != "_orig_mod" else child
-                    found[id(inner)].append(attribute)
-            self._children[id(parent)] = found
-        return self._children[id(parent)]
+        return _Frame(
+            module, self._names.of(module, None), ()
+        )  # the model's own call was not heard, e.g. model.forward(x)
 
     # ---------------------------------------------------------------------------------------------- what was heard
 
@@ -285,14 +256,6 @@ def inputs_of(inputs: Collection[tuple[str, Tensor]]) -> Iterator[tuple[str, Ten
 def is_recomputed() -> bool:
     """Whether the backward pass is running: what is called then is computed again, for a checkpoint."""
     return torch._C._current_graph_task_id() != -1
-
-
-def clean(name: str) -> str:
-    """A module's name without what wrappers add to it."""
-    name = f"{name}."
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name.rstrip(".")
 
 
 def is_weight_layer(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from skipscope.moments import Field
-from skipscope.torch.listening import clean
+from skipscope.torch.names import clean
 from skipscope.torch.sums import Sums, norms_of, sums
 
 __all__ = ["Held", "Sum", "parameters_of", "summed", "wanted_of"]

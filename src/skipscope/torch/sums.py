@@ -118,19 +118,20 @@ def pair(x: Tensor, y: Tensor, *, batch: int = 0) -> tuple[Sums, Sums, Tensor | 
         return sums(x, batch=batch), sums(y, batch=batch), product(x, y)
     width = _width(x.numel())
     a, b = (_array(each).reshape(-1, width) for each in (x, y))
-    found = np.empty((3, len(a)), a.dtype)
+    squares = [np.empty(len(a), a.dtype) for _ in range(2)]  # which are kept; what is crossed is not
+    products = np.empty(len(a), a.dtype)
     step = max(1, _NEAR // width)
     with np.errstate(all="ignore"):
         for start in range(0, len(a), step):
             of = slice(start, start + step)
-            for out, (one, other) in zip(found, ((a, a), (b, b), (a, b)), strict=True):
+            for out, one, other in ((squares[0], a, a), (squares[1], b, b), (products, a, b)):
                 np.vecdot(one[of], other[of], out=out[of])
         low, high = _RANGE[a.dtype.char]
-        first, second, crossed = np.add.reduce(found, axis=1, dtype=np.float64)
+        first, second, crossed = (np.add.reduce(each, dtype=np.float64) for each in (*squares, products))
     if not (low < first < high and low < second < high and _CROSSED[0] < abs(crossed) < _CROSSED[1]):
         return sums(x, batch=batch), sums(y, batch=batch), product(x, y)
     rows = batch if batch and x.ndim and len(x) == batch else 1
-    of_x, of_y = (Sums(x.numel(), rows, {"squares": squares}) for squares in found[:2])
+    of_x, of_y = (Sums(x.numel(), rows, {"squares": each}) for each in squares)
     return of_x, of_y, np.array([crossed, 1.0, 1.0])
 
 
