@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import weakref
 from collections import defaultdict
@@ -117,6 +118,20 @@ def test_a_probe_reads_junctions(order: str, norm: str):
         mine = readings.select(quantity=name).rows
         theirs = expected.filter(pl.col("quantity") == name)
         assert mine["value"].to_list() == pytest.approx(theirs["value"].to_list(), rel=1e-9), name
+
+
+def test_a_quantity_of_ones_own_may_ask_for_the_whole_gradient_at_a_junction():
+    mine = dataclasses.replace(
+        QUANTITIES["branch_ratio"], formula=lambda view: view["total_grad"].norm, needs={"total_grad": ()}
+    )
+    model, batch = design("x + f(x)")
+
+    readings = skipscope.probe(model, batch, quantities=QUANTITIES | {"mine": mine}, sites="*")
+
+    (site, *_) = readings.sites.filter(pl.col("kind") == "junction")["site"]
+    found = readings.select(quantity="mine", site=site).rows["value"].to_list()
+    expected = readings.select(quantity="activation_grad_norm", site="0").rows["value"].to_list()  # what comes in
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("order", ["before-add", "after-add", "pre-activation"])

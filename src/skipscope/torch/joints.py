@@ -87,6 +87,10 @@ class Joints:
                     f"junction {number}", 0, order, depth, None, kind="junction", wants=self._wants
                 )
             heard = self._met[number]
+            if (
+                "total_grad" in self._wants and "branch_grad" in roles
+            ):  # of no quantity of the package, but of somebody's
+                roles = {**roles, "total_grad": roles["shortcut_grad"] + roles["branch_grad"]}
             summed: set[str] = set()
             for each in self._pairs:
                 if not roles.keys() >= set(each):
