@@ -41,7 +41,6 @@ __all__ = [
     "Recording",
     "cell_of",
     "digest_of",
-    "evaluated",
     "measure",
     "probe",
     "uncollected",
@@ -321,10 +320,10 @@ class _Recorder:
 
     def values(self, facts: Mapping[str, Any], networks: int) -> dict[tuple[str, str], Any]:
         """(site, quantity) -> values of shape (s,), masked where undefined."""
-        return evaluated(self.plan, self.moments, self.dots, facts, networks)
+        return _evaluated(self.plan, self.moments, self.dots, facts, networks)
 
 
-def evaluated(
+def _evaluated(
     plan: Plan,
     moments: Mapping[str, Mapping[str, Moments]],
     dots: Mapping[str, Mapping[tuple[str, str], Dot]],

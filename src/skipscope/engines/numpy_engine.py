@@ -6,7 +6,6 @@ observer as they make them and keep nothing. Only the weight arrays ever change.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
@@ -17,11 +16,11 @@ from numpy.typing import NDArray
 
 from skipscope import draws
 from skipscope.engines import parts, parts_images
-from skipscope.engines.common import inputs_of, parameters_of, running_of
+from skipscope.engines.common import Junctions, inputs_of, parameters_of, running_of
 from skipscope.engines.parts import Chain, Kept, Norm, Part, PlainBlock, ResidualBlock
 from skipscope.engines.room import Room
 from skipscope.engines.spread import one_thread
-from skipscope.errors import InputError, choose, quoted, require_number, require_type
+from skipscope.errors import InputError, choose, quoted, require_type
 from skipscope.protocol import Loss, Observer, Run, Site, ignore, sites_of, wanted
 from skipscope.spec import Spec
 
@@ -132,16 +131,23 @@ class NumpyNetwork:
         Raises:
             InputError: a gain is not a finite number, or `at` names no junction.
         """
-        factors = require_number("shortcut", shortcut), require_number("branch", branch)
-        chosen = self._junctions(at)
-        before = [block.factors for block in chosen]
-        for block in chosen:
-            block.factors = block.factors[0] * factors[0], block.factors[1] * factors[1]
         try:
-            yield
+            with self._junctions.times(shortcut=shortcut, branch=branch, at=at):
+                self._weigh()
+                yield
         finally:
-            for block, old in zip(chosen, before, strict=True):
-                block.factors = old
+            self._weigh()
+
+    def _weigh(self) -> None:
+        """Tell the blocks what their gains are now."""
+        gains = self._junctions.gains
+        for block in self._blocks:
+            if isinstance(block, ResidualBlock):
+                block.gains = gains[block.site]
+
+    @cached_property
+    def _junctions(self) -> Junctions:
+        return Junctions(self.spec)
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -161,11 +167,8 @@ class NumpyNetwork:
     @property
     def edit(self) -> str:
         """What `gains`, `rearranged` and `inference` change now, e.g. `stage1.block2: shortcut x 0, branch x 1`."""
-        edits = []
-        for block in self.__dict__.get("_blocks", ()):  # blocks that were not yet made were not edited
-            if isinstance(block, ResidualBlock) and block.factors != (1.0, 1.0):
-                shortcut, branch = (repr(factor).removesuffix(".0") for factor in block.factors)
-                edits.append(f"{block.site}: shortcut x {shortcut}, branch x {branch}")
+        junctions = self.__dict__.get("_junctions")  # what was not yet made was not edited
+        edits = [junctions.edit] if junctions is not None and junctions.edit else []
         edits += [self._arranged] if self._arranged else []
         if self._fixed and self.running:
             edits.append("batch norm: running averages")
@@ -174,7 +177,7 @@ class NumpyNetwork:
     @property
     def junction_gains(self) -> dict[str, tuple[float, float]]:
         """Of the shortcut and the branch of every junction, as they are at this moment."""
-        return {block.site: block.gains for block in self._blocks if isinstance(block, ResidualBlock)}
+        return self._junctions.gains
 
     def taped(self, batch: Any) -> tuple[Array, list[tuple[Part, Kept]]]:
         """The output, and the parts in order, each with what a forward pass kept for its backward.
@@ -200,21 +203,6 @@ class NumpyNetwork:
                 raise InputError(f"tangent must have the batch's shape, {x.shape}; got {tx.shape}.")
             _, kept = self._chain.forward(x, ignore)
             return self._chain.jvp(np.broadcast_to(tx, x.shape), kept)
-
-    def _junctions(self, at: str | Iterable[str] | None) -> list[ResidualBlock]:
-        junctions = [block for block in self._blocks if isinstance(block, ResidualBlock)]
-        if not junctions:
-            raise InputError("gains: this network is plain and has no junction; its twin() has.")
-        patterns = ["*"] if at is None else [at] if isinstance(at, str) else list(at)
-        chosen: dict[str, ResidualBlock] = {}
-        for pattern in patterns:
-            found = {block.site: block for block in junctions if fnmatch.fnmatchcase(block.site, pattern)}
-            if not found:
-                raise InputError(
-                    f"at={pattern!r} names no junction; they are {junctions[0].site!r} to {junctions[-1].site!r}."
-                )
-            chosen |= found
-        return list(chosen.values())
 
     def inputs(self, batch: Any) -> Array:
         """The inputs of a batch as the network takes them: (s, b, n), or images (s, b, c, h, w), in its dtype.

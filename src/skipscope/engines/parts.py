@@ -9,7 +9,7 @@ they broadcast: `skipscope.engines.nested` runs several networks along such an a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -221,16 +221,10 @@ class ResidualBlock:
 
     site: str
     branch: Chain
-    own_gains: tuple[float, float]
+    gains: tuple[float, float]  # of the shortcut and the branch, as they are at this moment
     learned: Array | None
     activation: str
     learned_grad: Array | None = None
-    factors: tuple[float, float] = field(default=(1.0, 1.0))
-
-    @property
-    def gains(self) -> tuple[float, float]:
-        """Of the shortcut and the branch, as they are at this moment."""
-        return self.own_gains[0] * self.factors[0], self.own_gains[1] * self.factors[1]
 
     def forward(self, x: Array, observe: Observer) -> tuple[Array, Kept]:
         bare, kept = self.branch.forward(x, observe)
@@ -245,14 +239,13 @@ class ResidualBlock:
         y, bare, kept_branch = kept
         observe(self.site, activation_grad=dy)
         dsum = ACTIVATIONS[self.activation][1](dy, y)
-        gains = self.gains
-        dskip, dbranch = ops.junction_backward(dsum, *gains)
+        dskip, dbranch = ops.junction_backward(dsum, *self.gains)
         if self.learned is not None:
             gain_grad = (dbranch * bare).sum(axis=(-2, -1), out=self.learned_grad)
             observe(self.site, gain=self.learned, gain_grad=gain_grad)
             dbranch = dbranch * self.learned[..., None, None]
         through = self.branch.backward(dbranch, kept_branch, observe)
-        dx = ops.junction_joined(dskip, through, *gains)
+        dx = ops.junction_joined(dskip, through, *self.gains)
         observe(self.site, shortcut_grad=dskip, branch_grad=through, total_grad=dx)
         return dx
 
