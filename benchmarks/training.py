@@ -15,10 +15,12 @@ from torch.nn import functional
 from benchmarks.timing import COLUMNS, Bound, Row, in_turn, one_core, ratios, spread, table
 from skipscope import Spec, build, data
 from skipscope.data import Dataset
+from skipscope.engines import ops
 from skipscope.engines.numpy_engine import NumpyNetwork
+from skipscope.losses import CrossEntropy
 from skipscope.training import Recipe, train
 
-WIDTH, BLOCKS, BATCH, SEEDS, STEPS = 64, 20, 64, 32, 200
+WIDTH, BLOCKS, BATCH, SEEDS, STEPS = 64, 20, 64, 32, 400
 THREADS = 2
 SHORT = 50  # steps of ensembles, and those after which weights are compared: over more rounding grows with the rest
 RECIPE = Recipe(steps=STEPS, batch=BATCH, rate=0.01)
@@ -42,6 +44,7 @@ def section() -> str:
         off = {name: _off(ways, name) for name in (_TORCH, _STACKED)}
         alone = in_turn({name: functools.partial(way, range(1)) for name, way in ways.items()}, n=9)
         many = in_turn({name: functools.partial(way, range(SEEDS), steps=SHORT) for name, way in ways.items()}, n=3)
+        bound_by = _where_a_step_goes(digits)
     torch.set_num_threads(THREADS)
     del ways[_FLOOR]
     spread_out = ways | {_OURS: functools.partial(of_skipscope, dataset=digits, jobs=THREADS)}
@@ -69,7 +72,7 @@ def section() -> str:
         Row(f"time of {_TORCH}", "only the matrix products, one seed", ratios(alone[_TORCH], alone[_FLOOR])),
     ]
     tables = table(_COLUMNS, rows), table(COLUMNS, [bound.cells() for bound in bounds])
-    return "\n\n".join(["## Training", _told(), *tables])
+    return "\n\n".join(["## Training", _told(), *tables, bound_by])
 
 
 _OURS, _TORCH, _STACKED = "skipscope", "PyTorch, one network at a time", "PyTorch, `torch.func` over stacked networks"
@@ -169,6 +172,77 @@ def only_products(seeds: range, steps: int = STEPS) -> None:
             x, dy = ends[weight.shape[2]], ends[weight.shape[1]]
             np.matmul(dy.swapaxes(-1, -2), x)
             np.matmul(dy, weight, out=outs[weight.shape[2]])
+
+
+# ------------------------------------------------------------------------------------------------ where a step goes
+
+
+def _where_a_step_goes(dataset: Dataset) -> str:
+    """What binds a step of one network: every kind of operation in it by itself, beside the whole."""
+    parts = {
+        _OURS: functools.partial(of_skipscope, range(1), dataset),
+        _FLOOR: functools.partial(only_products, range(1)),
+        "only the activation functions": only_activations,
+        "only the junctions": only_junctions,
+        "only the loss and its gradient": functools.partial(only_losses, dataset),
+        "only the descent": only_descent,
+    }
+    taken = in_turn(parts, n=9)
+    each = {name: [1000 * time / STEPS for time in times] for name, times in taken.items()}
+    rest = [whole - sum(parts) for whole, *parts in zip(*each.values(), strict=True)]
+    rows = [
+        [name, spread(times)] for name, times in (each | {"the rest: Python, and drawing mini-batches": rest}).items()
+    ]
+    head = "Where a step of one network goes; every kind of operation by itself, on arrays that are already there:"
+    return "\n\n".join([head, table(["of", "ms a step"], rows)])
+
+
+def _standing(count: int) -> list[np.ndarray[Any, Any]]:
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal((1, BATCH, WIDTH)).astype("float32") for _ in range(count)]
+
+
+def only_activations(steps: int = STEPS) -> None:
+    """The ReLUs of the steps, forwards and backwards."""
+    arrays = _standing(len(SPEC.layers) - 1)
+    for _ in range(steps):
+        activations = [ops.relu(x) for x in arrays]
+        for x, y in zip(arrays, activations, strict=True):
+            ops.relu_backward(x, y)
+
+
+def only_junctions(steps: int = STEPS) -> None:
+    """The additions of the steps, forwards and backwards."""
+    blocks, (x, dy) = SPEC.body, _standing(2)
+    for _ in range(steps):
+        for block in blocks:
+            ops.junction(x, dy, block.shortcut_gain, block.branch_gain)
+            dskip, dbranch = ops.junction_backward(dy, block.shortcut_gain, block.branch_gain)
+            ops.junction_joined(dskip, dbranch, block.shortcut_gain, block.branch_gain)
+
+
+def only_losses(dataset: Dataset, steps: int = STEPS) -> None:
+    """The cross-entropies of the steps, with their gradients."""
+    output, labels = _standing(1)[0][..., :10].copy(), np.asarray(dataset.train.targets[:BATCH])
+    for _ in range(steps):
+        CrossEntropy().with_gradient(output, (None, labels))
+
+
+def only_descent(steps: int = STEPS) -> None:
+    """The updates of the steps: six passes over all weights, in pieces that stay near the core."""
+    count, size = SPEC.parameters, 1 << 15
+    weights, velocity, gradient = (np.ones(count, "float32") for _ in range(3))
+    spare = np.empty(size, "float32")
+    for _ in range(steps):
+        for start in range(0, count, size):
+            w, v, g = (block[start : start + size] for block in (weights, velocity, gradient))
+            s = spare[: w.size]
+            np.multiply(w, RECIPE.weight_decay, out=s)
+            g += s
+            v *= RECIPE.momentum
+            v += g
+            np.multiply(v, RECIPE.rate, out=s)
+            w -= s
 
 
 def _options() -> dict[str, float]:

@@ -251,6 +251,14 @@ def test_what_the_gradient_did(factor: float, verdict: str, said: str):
     assert "explain" not in same["plain", "gradient while training"].statement
 
 
+def test_a_gradient_that_may_explode_or_not_does_not_vanish():
+    growth = lambda seed, step: of_factor(FACTOR / 3 if seed % 2 else 3 * FACTOR)  # noqa: E731 - about the threshold
+    deep = network("plain", 20, losses=losses(2.0), growth=growth)
+    finding = found(network("plain", 6, losses=losses(0.1)), deep)["plain", "gradient while training"]
+    assert finding.verdict == "does not vanish"
+    assert "does not explain it" in finding.statement
+
+
 def test_draws_that_differ_do_not_tell():
     growth = lambda seed, step: of_factor(1e-4 if seed % 2 else 10.0)  # noqa: E731 - on both sides of a tenth
     deep = network("plain", 20, losses=losses(2.0), growth=growth)
@@ -292,7 +300,8 @@ def tuned(best: float) -> Readings:
 
 def test_how_the_rates_were_chosen():
     table = rates(tuned(0.1))
-    assert table.filter("chosen").select("rate", "train_loss", "n").rows() == [(0.1, 0.1, 3)]
+    assert table.filter("chosen").select("rate", "n").rows() == [(0.1, 3)]
+    assert table.filter("chosen")["train_loss"].to_list() == pytest.approx([0.1])
     assert table.height == 3
     assert set(final(tuned(0.1))["n"]) == {PAIRS}  # the seeds that chose are not measured
 

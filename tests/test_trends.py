@@ -369,7 +369,7 @@ def test_left_out_seeds_are_told():
     values: dict[tuple[str, int, str], Any] = {("plain", depth, "forward_gain"): [1.0] * 30 for depth in (3, 5)}
     values["plain", 5, "forward_gain"] = [1.0] * 29 + [0.0]
 
-    assert "1 more seeds, dead or overflowed" in found(made(values), "trend of the signal").statement
+    assert "dead or overflowing at some depth: 1 more." in found(made(values), "trend of the signal").statement
 
 
 def test_the_law_holds_or_not():

@@ -332,7 +332,8 @@ def rates(readings: Readings) -> pl.DataFrame:
 
     Returns:
         Columns design, norm, depth, width, layers, `rate`, `n` seeds (other ones than those measured), `stopped`,
-        `train_loss`, its median over them after the last step (null where most stopped), and whether it is `chosen`.
+        `train_loss`, its mean over them after the last step (one that stopped counts as guessing), and whether it is
+        `chosen`.
 
     Raises:
         InputError: the readings are not of this study.
@@ -344,19 +345,14 @@ def rates(readings: Readings) -> pl.DataFrame:
             "rate": network.cell["rate"],
             "n": len(network.seeds),
             "stopped": network.stopped(network.steps),
-            "train_loss": _median_loss(network),
+            "train_loss": math.fsum(outcomes) / len(outcomes),
             "chosen": measured.get((network.cell["spec"], *network.kind)) == network.cell["rate"],
         }
         for network in _networks(readings, tuning=True)
+        for outcomes in [network.outcomes("train_loss", network.steps).values()]
     ]
     counts = {"rate": pl.Float64, "n": pl.Int64, "stopped": pl.Int64, "train_loss": pl.Float64, "chosen": pl.Boolean}
     return pl.DataFrame(rows, schema={**_TOLD, **counts}).drop("cell")
-
-
-def _median_loss(network: _Network) -> float | None:
-    found = network.by_seed("train_loss", network.steps)
-    median = float(np.median([found.get(seed, math.inf) for seed in network.seeds]))
-    return median if math.isfinite(median) else None
 
 
 def _with_interval(values: ArrayLike) -> dict[str, Any]:
@@ -393,8 +389,8 @@ _RULES = {
     "gradient while training": (
         f"by which factor the gradient's norm changes from the last block back to the first, of every network the "
         f"median over the recorded steps: vanishing: the 95 % interval of the geometric mean over seeds is below "
-        f"1/{FACTOR:g}; exploding: above {FACTOR:g}; healthy: between; dead: no gradient arrives in most seeds; a "
-        f"verdict needs {PAIRS} seeds",
+        f"1/{FACTOR:g}; exploding: above {FACTOR:g}; healthy: between; does not vanish: above 1/{FACTOR:g}, but "
+        f"whether it explodes cannot be told; dead: no gradient arrives in most seeds; a verdict needs {PAIRS} seeds",
         "He et al. 2015, arXiv:1512.03385, section 4.1, say that vanishing is unlikely; the factor is that of "
         "skipscope.diagnosis",
     ),
@@ -516,6 +512,7 @@ _CAUSES = {
     "dead": " That no gradient arrives may explain that they degrade.",
     "healthy": " They degrade, and a vanishing gradient does not explain it.",
     "exploding": " They degrade, and a vanishing gradient does not explain it: it grows.",
+    "does not vanish": " They degrade, and a vanishing gradient does not explain it.",
     "cannot tell": " Whether a vanishing gradient explains that they degrade is not decided.",
 }
 
@@ -529,7 +526,9 @@ def _gradient_verdict(row: Mapping[str, Any]) -> Verdict:
         return "vanishing"
     if row["low"] > FACTOR:
         return "exploding"
-    return "healthy" if row["low"] > 1 / FACTOR and row["high"] < FACTOR else "cannot tell"
+    if row["low"] > 1 / FACTOR:
+        return "healthy" if row["high"] < FACTOR else "does not vanish"
+    return "cannot tell"
 
 
 def _finding(rule: str, network: _Network, verdict: Verdict, statement: str, evidence: pl.DataFrame) -> Finding:

@@ -42,6 +42,7 @@ Verdict = Literal[
     "spread out",
     "dead",
     "healthy",
+    "does not vanish",
     "cannot tell",
     "law holds",
     "law does not hold",

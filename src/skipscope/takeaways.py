@@ -283,7 +283,7 @@ def _blamed(evidence: _Evidence) -> Judged:
     ]
     if not found:
         return _unknown("No plain network among these readings degrades, so there is nothing to explain.")
-    return _combined(found, yes={"vanishing", "dead"}, no={"healthy", "exploding"})
+    return _combined(found, yes={"vanishing", "dead"}, no={"healthy", "exploding", "does not vanish"})
 
 
 def _identity_easier(evidence: _Evidence) -> Judged:

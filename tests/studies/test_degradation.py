@@ -82,7 +82,16 @@ def test_a_rate_that_blows_up_is_not_chosen():
     assert set(final(readings)["rate"]) == {0.05}
     tried = rates(readings).filter(rate=1e6)
     assert set(tried["stopped"]) == {3}
-    assert tried["train_loss"].null_count() == tried.height
+    assert tried["train_loss"].to_list() == pytest.approx([np.log(3)] * tried.height)  # as guessing
+
+
+def test_a_rate_at_which_some_fail_is_not_chosen_for_the_others():
+    """Of five seeds four do better at 0.1 than at 0.02, and one is worse than guessing."""
+    readings = small(depths=3, rates=(0.02, 0.1), tuning=5, recipe=Recipe(steps=80, batch=16))
+    assert set(final(readings)["rate"]) == {0.02}
+    last = readings.rows.join(readings.cells.filter("tuning").select("cell", "rate"), on="cell")
+    losses = last.filter(quantity="train_loss", step=80).group_by("rate").agg(pl.col("value").median())
+    assert dict(losses.iter_rows())[0.1] < dict(losses.iter_rows())[0.02]
 
 
 def test_networks_that_stop_are_counted_and_are_no_error():

@@ -27,7 +27,8 @@ def test_every_study_takes_its_settings(part: Part):
 def test_a_preset_has_all_that_is_reported_and_judged(name: str):
     measured = [part.study.__name__ for part in PRESETS[name]]
 
-    assert sorted(measured) == sorted(set(report.SECTIONS) - {"twin"})  # which is of a model of one's own
+    apart = {"twin", "propagation", "responses", "train"}  # of a model of one's own, or of the paper's networks on images
+    assert sorted(measured) == sorted(set(report.SECTIONS) - apart)
     for study in measured:
         assert getattr(studies, study) in [part.study for part in PRESETS[name]]
 
@@ -37,9 +38,9 @@ def test_full_is_the_demo_at_full_size():
     assert [(part.about, part.study) for part in demo] == [(part.about, part.study) for part in full]
     for small, large in zip(demo, full, strict=True):  # a demo that does less of each seed may take more of them
         assert small.seeds <= large.seeds or set(small.settings) - {"dtype"}
-    for part in full:  # the studies' own sizes, but for degradation, which is trained for longer
-        longer = {"rates", "recipe"} if part.study.__name__ == "degradation" else set()
-        assert set(part.settings) <= {"dtype"} | longer
+    longer = {"degradation": {"rates", "recipe", "tuning"}, "identity": {"rates"}}
+    for part in full:  # the studies' own sizes, but for longer training, and over more rates
+        assert set(part.settings) <= {"dtype"} | longer.get(part.study.__name__, set())
 
 
 def test_the_full_preset_trains_for_longer_than_the_study_and_over_more_rates():

@@ -285,6 +285,7 @@ _VERDICTS = {  # class and sign: colour is never all there is
     "spread out": ("spread", "◆"),
     "dead": ("dead", "✕"),
     "healthy": ("healthy", "✓"),
+    "does not vanish": ("spread", "≠"),
     "law holds": ("healthy", "✓"),
     "law does not hold": ("spread", "≠"),
     "draws agree": ("healthy", "✓"),

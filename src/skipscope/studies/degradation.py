@@ -11,9 +11,10 @@ residual network: the same weight layers and the same parameters.
 
 **Which learning rate.** A rate that suits a shallow network may not suit a deep one, and a network that merely had the
 wrong rate has not degraded. So every network (a design at a depth, with a norm) gets the rate of `rates` that left it
-the lowest training loss, in the median over `tuning` seeds *which are used for nothing else*: the seeds that are
+the lowest training loss, in the mean over `tuning` seeds *which are used for nothing else*: the seeds that are
 measured had no say in it, and no mean is flattered by the choice. The readings hold both, told apart by the factor
-`tuning`. A network whose loss stopped being a number counts as infinitely bad.
+`tuning`. As in the verdict, which is one on means, a loss above that of guessing counts as that of guessing, and so
+does one that stopped being a number: a rate at which every third network dies is not the best because of the others.
 
 What the readings say is in `skipscope.degradation`.
 """
@@ -225,23 +226,25 @@ def _at(trial: Trial, rate: float, *, tuning: bool) -> Trial:
 
 
 def _best(tried: Readings, trial: Trial, grid: Sequence[float]) -> float:
-    """The rate that left the lowest training loss, in the median; the smaller one of two alike."""
+    """The rate that left the lowest training loss, in the mean; the smaller one of two alike."""
     if len(grid) == 1:
         return grid[0]
     cells = tried.cells.filter(spec=trial.spec.to_json())
-    losses = {cell["rate"]: _median(tried, cell["cell"], trial.recipe.steps) for cell in cells.iter_rows(named=True)}
+    guessing = math.log(trial.spec.head.features)
+    losses = {
+        cell["rate"]: _mean(tried, cell["cell"], trial.recipe.steps, guessing) for cell in cells.iter_rows(named=True)
+    }
     best: float = min(sorted(losses), key=lambda rate: losses[rate])
     return best
 
 
-def _median(tried: Readings, cell: str, steps: int) -> float:
-    """The median over seeds of the last training loss: infinite for a network whose loss stopped being a number."""
+def _mean(tried: Readings, cell: str, steps: int, guessing: float) -> float:
+    """The mean over seeds of the last training loss, none of which is worse than that of guessing."""
     rows = tried.rows_of(cell).filter(quantity="train_loss")
     last = dict(rows.filter(step=steps).select("seed", "value").iter_rows())
-    losses = sorted(_or_infinite(last.get(seed)) for seed in rows["seed"].unique())
-    middle = len(losses) // 2
-    return losses[middle] if len(losses) % 2 else (losses[middle - 1] + losses[middle]) / 2
+    losses = [last.get(seed) for seed in rows["seed"].unique()]
+    return math.fsum(_counted(loss, guessing) for loss in losses) / len(losses)
 
 
-def _or_infinite(loss: float | None) -> float:
-    return math.inf if loss is None or not math.isfinite(loss) else loss
+def _counted(loss: float | None, guessing: float) -> float:
+    return guessing if loss is None or not math.isfinite(loss) else min(loss, guessing)

@@ -72,8 +72,15 @@ def _trained(settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
 _RATES_DEMO = {"rates": (0.0003, 0.001, 0.01, 0.03, 0.1)}
 """Of these none of the demo's networks takes the first or the last, so that no verdict hangs on where they end."""
 
-_LONG = {"rates": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3), "recipe": Recipe(steps=1500)}
+_LONG = {
+    "rates": (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+    "tuning": 4,
+    "recipe": Recipe(steps=1500),
+}
 """Three times the study's own steps: whether deeper networks are merely slower is what a reader would ask next."""
+
+_WIDE = {"rates": (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)}
+"""Small enough for the deepest residual stack without a norm, large enough for the shallowest gated one."""
 
 _FEW = {
     "depths": (5, 10, 20),
@@ -100,7 +107,7 @@ PRESETS: dict[str, tuple[Part, ...]] = {
         Part("shortcut and branch", highway, 2000),
         Part("singular values", jacobian, 100),
         Part("correlation of gradients", correlation, 400),
-        Part("the identity", identity, 16),
+        Part("the identity", identity, 16, _WIDE),
         Part("degradation", degradation, 16, _trained(_LONG)),
         Part("representation", representation, 24, _trained()),
         Part("lesions", lesion, 32, _trained()),

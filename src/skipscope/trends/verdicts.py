@@ -79,7 +79,7 @@ def _trend(row: dict[str, Any]) -> Finding:
         if row["law_mean_rate"] is not None:
             said += f" The law in root mean square is {number(_exp(row['law_mean_rate'] / 2))} a block."
     if row["left_out"]:
-        said += f" {row['left_out']} more seeds, dead or overflowed at some depth, are left out."
+        said += f" Left out for being dead or overflowing at some depth: {row['left_out']} more."
     return _finding(row, f"trend of the {what}", verdict, said, _TREND, _TREND_SOURCE)
 
 
