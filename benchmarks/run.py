@@ -9,7 +9,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import depth, images, imports, memory, scope, sweeps, training
+from benchmarks import depth, images, imports, memory, paper_torch, scope, sweeps, training
 from skipscope.errors import InputError, choose
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -22,6 +22,7 @@ SECTIONS = {
     "depth": depth.section,
     "training": training.section,
     "images": images.section,
+    "paper": paper_torch.section,
     "scope": scope.section,
 }
 
