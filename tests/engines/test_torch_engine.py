@@ -21,8 +21,13 @@ def spec_of(**fields: Any) -> Spec:
 
 
 def test_the_conformance_suite():
-    """Outputs, gradients, invariants, gains and bits of ensembles, on a grid of 60 specs, in float64 to 1e-10."""
+    """Outputs, gradients, invariants, gains and bits of ensembles, on 60 dense and 60 convolutional specs, to 1e-10."""
     testing.check_engine(torch_engine.build, together=2)
+
+
+@pytest.mark.slow
+def test_the_conformance_suite_on_larger_grids():
+    testing.check_engine(torch_engine.build)
 
 
 @pytest.mark.parametrize("order", ["before-add", "after-add", "pre-activation"])
@@ -43,31 +48,6 @@ def test_float32_agrees_to_its_precision():
     by_torch = skipscope.probe(torch_engine.build(spec, seed=SEEDS), batch=8)
 
     np.testing.assert_allclose(by_torch.rows["value"], by_hand.rows["value"], rtol=1e-4, atol=1e-5)
-
-
-def test_ten_training_steps_from_the_same_state_agree():
-    """The states are handed over at each step, so that what is compared is a step, and not how chaos grows."""
-    spec = spec_of(norm="layer", bias=True)
-    by_hand, by_torch = skipscope.build(spec, seed=SEEDS), torch_engine.build(spec, seed=SEEDS)
-    optimizer = torch.optim.SGD(by_torch.module.parameters(), lr=0.1)
-    rng = np.random.default_rng(0)
-    for _ in range(10):
-        x, labels = rng.standard_normal((8, 4)), rng.integers(0, 3, 8)
-        gradients: dict[str, Any] = {}
-
-        def observe(site: str, /, gradients: dict[str, Any] = gradients, **roles: Any) -> None:
-            gradients |= {f"{site}.{role}": np.array(array) for role, array in roles.items()}
-
-        by_hand.run((x, labels), CrossEntropy(), observe)
-        stepped = {name: array - 0.1 * gradients[f"{name}_grad"] for name, array in by_hand.parameters.items()}
-        output = by_torch.module(torch.from_numpy(x))
-        optimizer.zero_grad()
-        loss: Any = sum(torch.nn.functional.cross_entropy(each, torch.from_numpy(labels)) for each in output)
-        loss.backward()
-        optimizer.step()
-        for name, array in by_torch.parameters.items():
-            np.testing.assert_allclose(array, stepped[name], rtol=1e-9, atol=1e-12, err_msg=name)
-            by_hand.parameters[name][...] = array
 
 
 def test_a_loss_of_pytorch():
