@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
+from skipscope import Spec, build
 from skipscope.engines import convolution, images, pooling, winograd
 from skipscope.engines.images import as_observed, laid_out
 from skipscope.engines.spread import spread, threads
@@ -357,6 +358,30 @@ def test_winograds_way_rounds_little_more(c: int, rng: np.random.Generator):
 
     # 6e-8 a number; the transforms' entries are up to 8 and partly cancel, which costs one digit.
     assert_close(single, exact, 2e-6)
+
+
+def test_without_a_norm_nothing_comes_of_nothing(rng: np.random.Generator):
+    """A ReLU asks whether a number is above 0: where a window sees zeros alone, it must not be rounding."""
+    x, weight = rng.standard_normal((1, 64, 2, 11, 11)), rng.standard_normal((1, 3, 2, 3, 3))
+    x[..., 5:10, 5:10] = 0
+    unseen = np.s_[..., 6:9, 6:9]
+
+    fast, exact = (convolution.conv(laid_out(x), weight, padding=1, exact=exact) for exact in (False, True))
+
+    assert as_observed(fast)[unseen].any()  # what there is to guard against
+    assert not as_observed(exact)[unseen].any()
+    np.testing.assert_allclose(as_observed(fast), as_observed(exact), rtol=0, atol=1e-13)
+
+
+def test_a_network_without_norms_has_exact_convolutions(rng: np.random.Generator):
+    spec = Spec.cifar(8, norm="none", width=3, size=11, channels=2, classes=3, dtype="float64")
+    x = rng.standard_normal((64, 2, 11, 11))
+    x[..., 5:10, 5:10] = 0
+    found = {}
+
+    build(spec, seed=0).run(x, observe=lambda site, /, **roles: found.update({site: roles}))
+
+    assert not found["stem"]["preactivation"][..., 6:9, 6:9].any()
 
 
 def test_a_gradient_that_overflowed_is_not_let_through_where_nothing_was():

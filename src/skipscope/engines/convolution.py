@@ -4,6 +4,9 @@ Images lie as skipscope.engines.images says; weights are (s, o, c, k, k), as eve
 1 with padding 1, nearly all of a residual network, go by skipscope.engines.winograd; the rest is here: patches laid
 side by side, and one matrix product of them for a cache-sized unit of work. A weight that lies in memory as
 (s, o, k, k, c) need not be copied. Imports images, spread and winograd.
+
+Winograd's way adds and takes away what lies beside a patch, so that a patch of zeros gives its rounding error in place
+of 0: a ReLU after it would let a gradient through where everything is dead. `exact` keeps to the definition.
 """
 
 from __future__ import annotations
@@ -43,12 +46,14 @@ FEW = 1024  # pixels, of which units of work share the channels out, since the w
 # y is linear in x, so that ty = conv(tx).
 
 
-def conv(x: Array, weight: Array, *, stride: int = 1, padding: int = 0, out: Array | None = None) -> Array:
+def conv(
+    x: Array, weight: Array, *, stride: int = 1, padding: int = 0, exact: bool = False, out: Array | None = None
+) -> Array:
     """y (s, h' + 2, b, w' + 1, o) of x (s, h + 2, b, w + 1, c) and the weight (s, o, c, k, k), without bias."""
     s, o, _, kernel, _ = weight.shape
     h, w = (size_after(size, kernel, stride, padding) for size in (x.shape[1] - 2, x.shape[3] - 1))
     y = blank((s, h, x.shape[2], w, o), x.dtype) if out is None else out
-    if _halved(x.shape, kernel, stride, padding):
+    if _halved(x.shape, kernel, stride, padding, exact):
         winograd(x, weight, y)
     else:
         matrix = weight.transpose(0, 1, 3, 4, 2).reshape(s, o, -1).swapaxes(-1, -2)
@@ -57,12 +62,20 @@ def conv(x: Array, weight: Array, *, stride: int = 1, padding: int = 0, out: Arr
 
 
 def conv_backward(
-    dy: Array, x: Array, weight: Array, *, stride: int = 1, padding: int = 0, out: Array | None = None
+    dy: Array,
+    x: Array,
+    weight: Array,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    exact: bool = False,
+    out: Array | None = None,
 ) -> tuple[Array, Array]:
     """The gradients (dx, dW) of `conv`; dx is written to `out` if given."""
-    if not _halved(x.shape, weight.shape[-1], stride, padding):
-        dx = conv_backward_input(dy, x.shape, weight, stride=stride, padding=padding, out=out)
-        return dx, conv_backward_weight(dy, x, weight.shape, stride=stride, padding=padding)
+    if not _halved(x.shape, weight.shape[-1], stride, padding, exact):
+        how: dict[str, Any] = {"stride": stride, "padding": padding, "exact": exact}
+        dx = conv_backward_input(dy, x.shape, weight, **how, out=out)
+        return dx, conv_backward_weight(dy, x, weight.shape, **how)
     dx, dweight = blank_like(x) if out is None else out, np.empty(weight.shape, weight.dtype)
     winograd_backward(dy, x, weight, dx, dweight)  # both at once, for what they have in common
     return dx, dweight
@@ -75,12 +88,13 @@ def conv_backward_input(
     *,
     stride: int = 1,
     padding: int = 0,
+    exact: bool = False,
     out: Array | None = None,
 ) -> Array:
     """The gradient dx of `conv` alone, of the shape that x has."""
     s, h, b, w, c = shape
     dx = blank((s, h - 2, b, w - 1, c), dy.dtype) if out is None else out
-    if _halved(shape, weight.shape[-1], stride, padding):
+    if _halved(shape, weight.shape[-1], stride, padding, exact):
         winograd_backward(dy, dx, weight, dx, None)
         return dx
     for row in range(min(stride, h - 2)):
@@ -90,12 +104,19 @@ def conv_backward_input(
 
 
 def conv_backward_weight(
-    dy: Array, x: Array, shape: tuple[int, ...], *, stride: int = 1, padding: int = 0, out: Array | None = None
+    dy: Array,
+    x: Array,
+    shape: tuple[int, ...],
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    exact: bool = False,
+    out: Array | None = None,
 ) -> Array:
     """The gradient dW of `conv` alone, of the shape (s, o, c, k, k) that the weight has."""
     dweight: Array = np.empty(shape, dy.dtype) if out is None else out
     s, o, c, kernel, _ = shape
-    if _halved(x.shape, kernel, stride, padding):
+    if _halved(x.shape, kernel, stride, padding, exact):
         winograd_backward(dy, x, dweight, None, dweight)
         return dweight
     taps = _taps(kernel, stride, padding)
@@ -112,9 +133,9 @@ def conv_backward_weight(
     return dweight
 
 
-def conv_jvp(tx: Array, weight: Array, *, stride: int = 1, padding: int = 0) -> Array:
+def conv_jvp(tx: Array, weight: Array, *, stride: int = 1, padding: int = 0, exact: bool = False) -> Array:
     """ty = conv(tx)."""
-    return conv(tx, weight, stride=stride, padding=padding)
+    return conv(tx, weight, stride=stride, padding=padding, exact=exact)
 
 
 def size_after(size: int, kernel: int, stride: int, padding: int) -> int:
@@ -122,9 +143,9 @@ def size_after(size: int, kernel: int, stride: int, padding: int) -> int:
     return (size + 2 * padding - kernel) // stride + 1
 
 
-def _halved(shape: tuple[int, ...], kernel: int, stride: int, padding: int) -> bool:
+def _halved(shape: tuple[int, ...], kernel: int, stride: int, padding: int, exact: bool) -> bool:
     """Whether Winograd's way halves the products."""
-    return (kernel, stride, padding) == (3, 1, 1) and fits(shape)
+    return not exact and (kernel, stride, padding) == (3, 1, 1) and fits(shape)
 
 
 def _collected(dy: Array, weight: Array, dx: Array, remainder: tuple[int, int], stride: int, padding: int) -> None:

@@ -69,17 +69,21 @@ def _asks(observe: Observer, site: str, roles: Collection[str]) -> bool:
 
 @dataclass(slots=True, eq=False)
 class Conv:
-    """y = W * x, without bias; where the network is trained, the gradient of W is written where it is told."""
+    """y = W * x, without bias; where the network is trained, the gradient of W is written where it is told.
+
+    `exact` is for what no norm follows, which would move an exact 0 anyway; see `skipscope.engines.convolution`.
+    """
 
     site: str
     weight: Array
     stride: int
     padding: int
     weight_grad: Array | None = None
+    exact: bool = False
 
     @property
     def _how(self) -> dict[str, Any]:
-        return {"stride": self.stride, "padding": self.padding}
+        return {"stride": self.stride, "padding": self.padding, "exact": self.exact}
 
     def forward(self, x: Array, observe: Observer) -> tuple[Array, Kept]:
         return convolution.conv(x, self.weight, **self._how), x
@@ -417,7 +421,7 @@ def tail_of(spec: Spec, parameters: Parameters) -> Chain:
 
 def _layer(layer: Layer, parameters: Parameters) -> tuple[Part, Part]:
     weight, weight_grad = parameters[f"{layer.site}.weight"], parameters.get(f"{layer.site}.weight_grad")
-    conv = Conv(layer.site, weight, layer.stride, layer.padding, weight_grad)
+    conv = Conv(layer.site, weight, layer.stride, layer.padding, weight_grad, exact=layer.norm == "none")
     activated = _activated(layer.site, layer.norm, layer.activation, parameters)
     return (conv, activated) if layer.first == "affine" else (activated, conv)
 

@@ -204,11 +204,9 @@ class BlockModule(nn.Module):
 
     def _joined(self, x: Tensor, branch: Tensor) -> Tensor:
         gain_s, gain_b = self.block.shortcut_gain, self.block.branch_gain
-        if gain_s == 0:
-            return branch if gain_b == 1 else branch * gain_b
         skip = self._skip(x)
-        if gain_b == 0:
-            return skip * gain_s
+        if gain_s == 0 or gain_b == 0:
+            return _times(skip, gain_s) + _times(branch, gain_b)
         if gain_s != 1:
             skip = skip * gain_s
         if self._free and gain_b == 1:
@@ -223,6 +221,13 @@ class BlockModule(nn.Module):
             return x
         # The mean of one pixel is the pixel: as `x[:, :, ::2, ::2]`, whose gradient would come with channels first.
         return functional.pad(functional.avg_pool2d(x, kernel_size=1, stride=self._stride), self._around)
+
+
+def _times(x: Tensor, gain: float) -> Tensor:
+    """x times its gain; what 0 leaves out gets a gradient of 0 and not none, for a step without one would spare it."""
+    if gain == 0:
+        return x.masked_fill(torch.ones((), dtype=torch.bool, device=x.device), 0.0)
+    return x * gain
 
 
 def _empty(dtype: str, *shape: int) -> nn.Parameter:

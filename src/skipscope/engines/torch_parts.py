@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skipscope.engines.ops import EPS
+from skipscope.errors import InputError
 from skipscope.spec import Block, Layer, Spec
 
 __all__ = ["ACTIVATIONS", "MOMENTUM", "EnsembleModule", "Held", "Tap", "register"]
@@ -198,6 +199,8 @@ def _batch_norm(x: Tensor, site: str, held: Held) -> Tensor:
     held.tap(site, batch_mean=mean.flatten(), batch_variance=variance.flatten())
     if held.averages is not None:
         count = x.numel() // x.shape[1]
+        if count == 1:
+            raise InputError("one sample leaves batch normalisation nothing to compare: use 2 samples or more.")
         # Of the variance with count - 1 below, as in PyTorch.
         for name, found in zip(_AVERAGES, (mean, variance * (count / (count - 1))), strict=True):
             held.averages[f"{site}.{name}"].lerp_(found.detach().flatten(), MOMENTUM)
