@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import random
 import signal
@@ -27,7 +28,8 @@ from skipscope.engines.numpy_engine import NumpyNetwork
 from skipscope.losses import CrossEntropy, MeanSquaredError
 from skipscope.quantities import QUANTITIES
 from skipscope.studies.learning import Trial, learn
-from skipscope.training import Recipe, Trained, evaluate, loss_of, train
+from skipscope.training import CIFAR_RECIPE, Recipe, Trained, Ways, evaluate, loss_of, numpy_descent, run, train
+from skipscope.training.evaluation import EVALUATED
 
 Array = NDArray[Any]
 TEACHER = data.teacher(seed=3, features=5, outputs=2, width=6, train=70, test=40)
@@ -183,6 +185,29 @@ def test_the_rate_in_closed_form(steps: int, warmup: int, rate: float, schedule:
         assert recipe.rate_at(step) == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
+@pytest.mark.parametrize("steps", [64_000, 1_000, 100])
+@pytest.mark.parametrize("depth", [20, 56, 110, 1202])
+def test_the_papers_recipe(depth: int, steps: int):
+    """Section 4.2, and its warm-up from 110 layers on, which in two public reproductions never ended."""
+    recipe = Recipe.cifar(steps=steps, depth=depth)
+    rates = [recipe.rate_at(step) for step in range(steps)]
+    warm = {64_000: 400, 1_000: 6, 100: 1}[steps] if depth >= 110 else 0
+
+    assert (recipe.batch, recipe.momentum, recipe.weight_decay) == (128, 0.9, 1e-4)
+    runs = [(rate, len(list(same))) for rate, same in itertools.groupby(np.round(rates, 12).tolist())]
+    expected = [(0.01, warm), (0.1, steps // 2 - warm), (0.01, steps // 4), (0.001, steps // 4)]
+    assert runs == [each for each in expected if each[1]]
+    assert Recipe.cifar() == CIFAR_RECIPE
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CIFAR_RECIPE.steps = 3  # type: ignore[misc]
+
+
+def test_a_recipe_tells_all_that_tables_have_no_column_for():
+    assert CIFAR_RECIPE.told == "drops rate, warm-up 0, momentum 0.9, weight decay 0.0001"
+    warm = Recipe.cifar(steps=6400, depth=110)
+    assert warm.told == "drops rate, warm-up 40 at 0.01, momentum 0.9, weight decay 0.0001"
+
+
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
@@ -199,6 +224,9 @@ def test_the_rate_in_closed_form(steps: int, warmup: int, rate: float, schedule:
         ("momentum", -0.5, "momentum must be at least 0 and below 1; got -0.5"),
         ("momentum", math.nan, "momentum must be a finite number; got nan"),
         ("weight_decay", -1e-4, "weight_decay must be at least 0; got -0.0001"),
+        ("warmup_rate", -0.01, "warmup_rate must be at least 0; got -0.01"),
+        ("warmup_rate", math.inf, "warmup_rate must be a finite number; got inf"),
+        ("warmup_rate", 0.01, "warmup_rate=0.01 is that of no step: give warmup, the steps, as well."),
         ("schedule", "cosin", "schedule must be one of 'constant', 'drops', 'cosine'; got 'cosin'."),
         ("schedule", None, "schedule must be one of 'constant', 'drops', 'cosine'; got None"),
     ],
@@ -212,7 +240,7 @@ def test_a_recipe_names_what_is_wrong_with_it(field: str, value: Any, said: str)
 
 
 @given(
-    field=st.sampled_from(["steps", "batch", "warmup", "rate", "momentum", "weight_decay", "schedule"]),
+    field=st.sampled_from(["steps", "batch", "warmup", "rate", "momentum", "weight_decay", "schedule", "warmup_rate"]),
     value=st.one_of(
         st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.lists(st.integers())
     ),
@@ -248,6 +276,8 @@ def test_a_recipe_is_valid_or_refused_in_one_line(field: str, value: Any):
         ({"record": [-1]}, "record must be at least 0; got -1"),
         ({"every": -1}, "every must be at least 0; got -1"),
         ({"sites": "stage9*"}, "stage9"),
+        ({"ways": {"autocast": True}}, "ways must be a Ways"),
+        ({"ways": Ways(autocast=True)}, "are PyTorch's, and this network is of the NumPy engine: leave them out, or"),
     ],
 )
 def test_what_does_not_fit_is_refused(changed: dict[str, Any], said: str):
@@ -303,7 +333,7 @@ def test_evaluate_is_the_loss_over_all_samples_at_once():
         for array in network.running.values():
             array += 0.3
         many = data.Samples(*(np.concatenate([each] * 30) for each in dataset.train))  # more than are taken at once
-        assert many.size > 3 * training._EVALUATED
+        assert many.size > 3 * EVALUATED
         value, error = evaluate(network, many, loss)
         with network.inference():
             output = network.run(dataset.train.inputs).output
@@ -354,9 +384,9 @@ def test_progress_counts_steps_to_the_end(tmp_path: Path):
 def test_a_seed_is_trained_alike_alone_and_among_others(kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch):
     spec = spec_of(PATTERNS, dtype=dtype, **KINDS[kind])
     together = train(build(spec, seed=range(7)), PATTERNS, QUICK, record=3)
-    monkeypatch.setattr(training, "_NEAR", 0)  # every network a group of its own
-    monkeypatch.setattr(training, "_PIECE", 100)
-    monkeypatch.setattr(training, "_STRETCH", 1)
+    monkeypatch.setattr(numpy_descent, "_NEAR", 0)  # every network a group of its own
+    monkeypatch.setattr(numpy_descent, "_PIECE", 100)
+    monkeypatch.setattr(run, "_STRETCH", 1)
     for row in (0, 3, 6):
         alone = train(build(spec, seed=row), PATTERNS, QUICK, record=3)
         same(alone, together, {row: row})
@@ -368,8 +398,8 @@ def test_a_seed_is_trained_alike_alone_and_among_others(kind: str, dtype: str, m
 def test_threads_change_no_bit(kind: str, monkeypatch: pytest.MonkeyPatch):
     spec = spec_of(PATTERNS, dtype="float32", **KINDS[kind])
     whole = train(build(spec, seed=range(7)), PATTERNS, QUICK, record=3)
-    monkeypatch.setattr(training, "_NEAR", 0)
-    monkeypatch.setattr(training, "_WORTH", 1)  # threads from the first network on
+    monkeypatch.setattr(numpy_descent, "_NEAR", 0)
+    monkeypatch.setattr(numpy_descent, "_WORTH", 1)  # threads from the first network on
     for jobs in (2, 3, 7):
         same(
             train(build(spec, seed=range(7)), PATTERNS, QUICK, record=3, jobs=jobs),
@@ -384,7 +414,7 @@ def test_threads_change_no_bit(kind: str, monkeypatch: pytest.MonkeyPatch):
 )
 def test_threads_are_taken_where_each_has_much_to_compute(networks: int, jobs: int, shared: tuple[int, int]):
     spec = Spec.dense(width=64, blocks=20, dtype="float32")
-    assert training._shared_out(spec, 64, networks, jobs) == shared
+    assert numpy_descent._shared_out(spec, 64, networks, jobs) == shared
 
 
 def same(some: Trained, all_: Trained, seeds: dict[int, int]) -> None:
@@ -473,7 +503,7 @@ def test_the_others_go_on_where_networks_stop_at_different_steps(monkeypatch: py
     assert len(set(steps)) > 1, "the rate is chosen for networks that diverge at different steps"
     assert steps == sorted(steps)
     assert trained.network is not None, "and for some that do not"
-    monkeypatch.setattr(training, "_NEAR", 0)
+    monkeypatch.setattr(numpy_descent, "_NEAR", 0)
     apart = train(build(spec, seed=range(16)), TEACHER, recipe, record=2)
 
     assert apart.stopped == trained.stopped
@@ -498,16 +528,16 @@ def test_it_goes_on_from_any_step(kind: str, tmp_path: Path, monkeypatch: pytest
     whole = train(build(spec, seed=range(3)), PATTERNS, recipe, **RESUMED, checkpoint=tmp_path / "whole")
     content = (tmp_path / "whole").read_bytes()
     saves = 0
-    save = training._Run.save
+    save = run._Run.save
 
-    def saved(run: Any, path: Any) -> None:
+    def saved(of: Any, path: Any) -> None:
         nonlocal saves
-        save(run, path)
+        save(of, path)
         saves += 1
         if saves == kill:
             raise KilledError
 
-    monkeypatch.setattr(training._Run, "save", saved)
+    monkeypatch.setattr(run._Run, "save", saved)
     for kill in range(1, 8):
         saves, path = 0, tmp_path / f"killed {kill}"
         with pytest.raises(KilledError):

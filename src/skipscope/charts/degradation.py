@@ -41,6 +41,7 @@ from skipscope.words import number, percent
 __all__ = [
     "error_by_depth",
     "error_by_depth_data",
+    "error_curves",
     "gradient_curves",
     "gradient_curves_data",
     "learning_curves",
@@ -91,6 +92,19 @@ def learning_curves(readings: Readings, *, columns: int = 2) -> alt.FacetChart:
         InputError: the readings are not of study `degradation`.
     """
     table = learning_curves_data(readings)
+    told = f"mean of {seeds_in_words(table)}, with its 95 % interval"
+    return error_curves(table, told, columns=require_int("columns", columns, least=1))
+
+
+def error_curves(table: pl.DataFrame, told: str, *, columns: int) -> alt.FacetChart:
+    """Training and test error over the steps, of the table of any study that has them.
+
+    Args:
+        table: columns `panel`, `label`, `layers`, `part` (training or test), `step`, `n`, and of the error `mean`,
+            `low` and `high`: the line, and the band around it.
+        told: what the line and the band are.
+        columns: panels in a row.
+    """
     height = _errors(table)
     x, colours = _steps(table), _depths(table)
     base = alt.Chart().encode(x=x, color=colours, detail="part:N")
@@ -107,9 +121,9 @@ def learning_curves(readings: Readings, *, columns: int = 2) -> alt.FacetChart:
         layers,
         _curve_rows(table, part=pl.col("part")),
         in_order(table["panel"]),
-        columns=require_int("columns", columns, least=1),
+        columns=columns,
         title="Training and test error over the steps",
-        subtitle=[f"thin, dashed: training; bold: test; mean of {seeds_in_words(table)}, with its 95 % interval"],
+        subtitle=[f"thin, dashed: training; bold: test; {told}"],
         description=_curve_words(table.filter(part="training"), "Training error", percent),
     )
 

@@ -10,6 +10,7 @@ when there is such a file, and runs no code of the file.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,11 +23,12 @@ from skipscope import files
 from skipscope.errors import InputError, require_type
 from skipscope.spec import IMAGENET_BLOCKS, Layer, Spec
 
-__all__ = ["load", "names_of", "read", "spec_of"]
+__all__ = ["load", "names_of", "read", "require_named", "save", "spec_of"]
 
 Array = NDArray[Any]
 
 _NORM = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_variance": "running_var"}
+_KEY = "skipscope spec"
 _HEADS = ("fc", "linear")
 _PROJECTIONS = ("downsample", "shortcut")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -45,11 +47,7 @@ def load(path: str | os.PathLike[str], spec: Spec) -> dict[str, Array]:
     Raises:
         InputError: the file cannot be read, or holds other arrays than such a network has.
     """
-    require_type("spec", spec, Spec, "Spec.cifar(20, shortcut='A-both') makes one")
-    if not spec.images or spec.pre_activation:
-        raise InputError(
-            "spec must be a convolutional network that is not of pre-activation order: of others no names are known."
-        )
+    require_named(spec)
     found = read(path)
     names = names_of(spec, found)
     shapes = _shapes_of(spec)
@@ -57,19 +55,71 @@ def load(path: str | os.PathLike[str], spec: Spec) -> dict[str, Array]:
     return {ours: np.array(found[theirs][None], spec.dtype, order="C") for ours, theirs in names.items()}
 
 
+def save(path: str | os.PathLike[str], spec: Spec, arrays: Mapping[str, Array], index: int = 0) -> None:
+    """Write the arrays of one network as safetensors, under the names that its kind has in public repositories.
+
+    A CIFAR network gets the widespread names of such (`linear`, `shortcut`), one for ImageNet torchvision's. `load`
+    reads it, and so does any program that knows the names. A file that is there is replaced, whole or not at all.
+
+    Args:
+        path: where the file is to be.
+        spec: what the network is; as `load` takes it.
+        arrays: parameters and running averages by our names, with the leading axis s, as networks have them.
+        index: which of the networks along that axis.
+
+    Raises:
+        InputError: of such a network no names are known, or the file cannot be written.
+    """
+    from safetensors.numpy import save as encoded
+
+    require_named(spec)
+    widespread = ("linear.weight", "layer2.0.shortcut.0.weight") if spec.stem.kind == "conv3" else ()
+    names = names_of(spec, widespread)
+    # One entry beside the arrays: safetensors writes several in an order that differs from one run to the next.
+    told = {_KEY: spec.to_json()}
+    files.write_whole(path, encoded({name: np.array(arrays[ours][index]) for ours, name in names.items()}, told))
+
+
+def require_named(spec: Spec) -> None:
+    """Refuse a network whose arrays have no names in public repositories.
+
+    Raises:
+        InputError: it is dense, or of pre-activation order.
+    """
+    require_type("spec", spec, Spec, "Spec.cifar(20, shortcut='A-both') makes one")
+    if not spec.images or spec.pre_activation:
+        raise InputError(
+            "spec must be a convolutional network that is not of pre-activation order: of others no names are known."
+        )
+
+
 def spec_of(path: str | os.PathLike[str]) -> Spec:
     """The spec that the names and shapes in a checkpoint mean, for images of the paper's size, in float32.
+
+    A file that `save` wrote says its spec itself.
 
     Raises:
         InputError: the file cannot be read, or is not of one of the paper's networks.
     """
     found = read(path)
+    told = _told(files.read_whole(files.as_path(path)))
+    if told is not None:
+        return told
     try:
         return _meant(found)
     except (LookupError, StopIteration, ValueError):
         raise InputError(
             f"{str(path)!r} does not look like one of the paper's networks: give the spec that it is of."
         ) from None
+
+
+def _told(content: bytes) -> Spec | None:
+    """What `save` wrote beside the arrays, if it was `save`."""
+    try:
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return Spec.from_json(header["__metadata__"][_KEY])
+    except (ValueError, LookupError, TypeError):  # InputError is a ValueError
+        return None
 
 
 def _meant(found: Mapping[str, Array]) -> Spec:

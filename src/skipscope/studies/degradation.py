@@ -217,11 +217,7 @@ def _trials(
 
 def _at(trial: Trial, rate: float, *, tuning: bool) -> Trial:
     recipe = replace(trial.recipe, rate=rate)
-    how = (
-        f"{recipe.schedule} rate, warm-up {recipe.warmup}, momentum {recipe.momentum:g}, weight decay "
-        f"{recipe.weight_decay:g}"
-    )
-    told = {"rate": recipe.rate, "steps": recipe.steps, "recipe": how, "tuning": tuning}
+    told = {"rate": recipe.rate, "steps": recipe.steps, "recipe": recipe.told, "tuning": tuning}
     return replace(trial, recipe=recipe, factors={**trial.factors, **told})
 
 

@@ -31,7 +31,7 @@ from skipscope.studies.gather import NOWHERE, Work, gather, kept, planned
 from skipscope.studies.room import numbers, sites
 from skipscope.training import TRAINING_QUANTITIES, Recipe, Trained, require_fit, train
 
-__all__ = ["STOPPED", "After", "Trial", "learn", "learn_in", "loaded", "round_of"]
+__all__ = ["STOPPED", "After", "Trial", "learn", "learn_in", "loaded", "round_of", "stops_of"]
 
 After = Callable[["Trial", Any, Trained], Readings]
 """What is looked at when a trial is trained, with its data set: top-level functions or frozen values, so that they can
@@ -144,20 +144,16 @@ def _learn(trial: Trial, seeds: tuple[int, ...]) -> Readings:
         factors=trial.factors,
     )
     looked = (after(trial, data, trained) for after in trial.after)
-    return Readings.concat([trained.readings, *_stops(trial, trained), *looked])
+    return Readings.concat([trained.readings, *stops_of(trained, trial.spec, trial.recipe.steps), *looked])
 
 
-def _stops(trial: Trial, trained: Trained) -> list[Readings]:
-    """Where the networks stopped that did, as it is known at the end."""
+def stops_of(trained: Trained, spec: Spec, steps: int) -> list[Readings]:
+    """Where the networks stopped that did, as it is known at the end, after so many steps."""
     (cell,) = trained.readings.cells.iter_rows(named=True)
-    known = {site.site: site for site in sites_of(trial.spec)}
+    known = {site.site: site for site in sites_of(spec)}
     return [
         Measured(
-            cell,
-            [known[stop.site]],
-            (stop.seed,),
-            {(stop.site, STOPPED): np.array([float(stop.step)])},
-            step=trial.recipe.steps,
+            cell, [known[stop.site]], (stop.seed,), {(stop.site, STOPPED): np.array([float(stop.step)])}, step=steps
         ).readings()
         for stop in trained.stopped
     ]

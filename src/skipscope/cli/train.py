@@ -1,0 +1,184 @@
+"""`skipscope train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import polars as pl
+
+from skipscope.cli import options, outputs, printing
+from skipscope.cli.options import Format
+from skipscope.cli.printing import Shown
+from skipscope.cli.study import keeping
+from skipscope.errors import InputError, quoted, require_int
+
+if TYPE_CHECKING:
+    from skipscope.data import Images
+    from skipscope.readings import Readings
+    from skipscope.training import Ways
+
+_OUTCOMES = {
+    "train_loss": "training loss",
+    "train_error": "training error",
+    "test_loss": "test loss",
+    "test_error": "test error",
+}
+_OF_TORCH = ("device", "channels_last", "autocast", "compile_")
+
+
+def _shown(readings: Readings) -> Shown:
+    from skipscope import convergence, stops
+
+    curves = convergence.curves(readings)
+    return Shown(
+        table=curves,
+        overview=lambda: [_overview(curves), printing.stopped(readings)],
+        further=lambda: {
+            "curves": curves,
+            "final": convergence.final(readings),
+            "paired": convergence.paired(readings),
+            "stopped": stops.stops(readings),
+        },
+        findings=lambda: convergence.findings(readings),
+    )
+
+
+def _overview(curves: pl.DataFrame) -> pl.DataFrame:
+    """A line a network and recorded step: medians over seeds."""
+    wide = curves.pivot("quantity", index=["design", "layers", "step", "n", "cell"], values="median")
+    return wide.select(
+        "design",
+        "layers",
+        "step",
+        pl.col("n").alias("seeds"),
+        *[pl.col(key).alias(to) for key, to in _OUTCOMES.items()],
+    )
+
+
+@click.command()
+@options.specs
+@click.option("--width", type=int, help="Channels of the first stage, if not the paper's.")
+@options.images
+@click.option("--train-images", type=int, help="Train on so many of the images, the first; all if not given.")
+@click.option("--test-images", type=int, help="Test on so many, likewise.")
+@click.option("--validation", type=int, default=0, show_default=True, help="Images held out of the training part.")
+@click.option(
+    "--normalise",
+    default="pixel-mean",
+    show_default=True,
+    help="pixel-mean (the paper's), pixel, channel-mean, channel or none.",
+)
+@click.option("--augment/--no-augment", default=True, show_default=True, help="Crop and mirror, as the paper does.")
+@click.option("--engine", default="numpy", show_default=True, help="numpy or torch.")
+@options.steps(500)
+@options.batch(128, "Images a step.")
+@click.option("--rate", type=float, default=0.1, show_default=True, help="The learning rate, before its drops.")
+@click.option("--record", type=int, default=10, show_default=True, help="How often to measure on the way.")
+@options.path("--checkpoint", help="Keep the state there; the same command goes on.")
+@click.option("--every", type=int, default=100, show_default=True, help="Steps between checkpoints.")
+@options.path("--save", help="Write the trained weights there (.safetensors); one file a network and seed.")
+@click.option("--device", default="cpu", show_default=True, help="Of --engine torch: cpu, cuda, mps or auto.")
+@click.option(
+    "--channels-last/--channels-first",
+    default=True,
+    show_default=True,
+    help="Of --engine torch: how images lie in memory.",
+)
+@click.option("--autocast", is_flag=True, help="Of --engine torch: steps in bfloat16 where that is safe.")
+@click.option("--compile", "compile_", is_flag=True, help="Of --engine torch: compiled steps; needs a C++ compiler.")
+@click.option("--seeds", type=int, default=1, show_default=True, help="How many seeds.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The first seed.")
+@click.option("--dtype", default="float32", show_default=True, help="float32 or float64.")
+@click.option(
+    "--jobs", type=int, default=1, show_default=True, help="Threads; only of torch do last bits depend on them."
+)
+@options.saving
+@options.format_
+@options.quiet
+def train(
+    *,
+    out: Path | None,
+    page: Path | None,
+    overwrite: bool,
+    format_: Format,
+    quiet: bool,
+    seeds: int,
+    seed: int,
+    checkpoint: Path | None,
+    save: Path | None,
+    **asked: Any,
+) -> None:
+    """Train networks of the paper by its recipe: loss and error on both parts, over the steps.
+
+    Momentum 0.9, weight decay 1e-4, a tenth of the rate from half of the steps on and a hundredth from three quarters;
+    from 110 layers on a warm-up at 0.01. Networks are made to fit the images. --spec may be given several times.
+    """
+    from skipscope import studies
+
+    outputs.check(out, page, overwrite)
+    chosen = options.seed_range(seeds, seed)
+    specs = asked.pop("specs") or ["cifar-20"]
+    if save is not None:
+        _check_saved(save, specs, chosen, overwrite)
+    ways = _ways(**{name: asked.pop(name) for name in _OF_TORCH}, engine=asked["engine"])
+    images = _images(**{name: asked.pop(name) for name in _IMAGES})
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    given |= {"checkpoint": checkpoint, "save": save, "ways": ways}
+    with keeping(checkpoint), printing.progress("training", quiet, "steps") as progress:
+        readings = studies.train(specs, data=images, seeds=chosen, progress=progress, **given)
+    outputs.save(readings, out, page, overwrite, "Training")
+    printing.show(_shown(readings), format_, quiet)
+
+
+_IMAGES = ("data", "data_folder", "train_images", "test_images", "validation", "normalise", "augment")
+
+
+def _images(
+    *,
+    data: str,
+    data_folder: Path | None,
+    train_images: int | None,
+    test_images: int | None,
+    validation: int,
+    normalise: Any,
+    augment: bool,
+) -> Images:
+    from skipscope.data import load_images
+
+    for option, number in (("--train-images", train_images), ("--test-images", test_images)):
+        if number is not None:
+            require_int(option, number, least=1)
+    how: dict[str, Any] = {"validation": validation, "normalise": normalise, "augment": augment}
+    return load_images(data, seed=0, folder=data_folder, train=train_images, test=test_images, **how)
+
+
+def _ways(*, engine: str, device: str, channels_last: bool, autocast: bool, compile_: bool) -> Ways | None:
+    """What was asked of PyTorch.
+
+    Raises:
+        InputError: something was, of the other engine.
+    """
+    from skipscope.training import Ways
+
+    if engine == "torch":
+        return Ways(device=device, channels_last=channels_last, autocast=autocast, compile=compile_)
+    for name in _OF_TORCH:
+        if options.was_given(name):
+            option = f"--{name.strip('_').replace('_', '-')}" + (f" {quoted(device)}" if name == "device" else "")
+            raise InputError(f"{option} is for --engine torch, and the engine is {quoted(engine)}: leave one out.")
+    return None
+
+
+def _check_saved(save: Path, specs: list[str], seeds: range, overwrite: bool) -> None:
+    """Whether weights can be written there, before there are any.
+
+    Raises:
+        InputError: one file cannot.
+    """
+    from skipscope.studies.train import weights_files
+
+    outputs.check_file("--save", save, ".safetensors", overwrite)
+    for file in weights_files(save, specs, seeds).values():
+        outputs.check_file("--save", file, ".safetensors", overwrite)
