@@ -1,0 +1,531 @@
+"""Study `responses`: how strongly every layer of a trained network responds, as in Fig. 7 of the paper.
+
+He et al. 2015 (arXiv:1512.03385, Fig. 7) show the standard deviation of every 3x3 layer's output, after batch
+normalisation and before what follows it, a ReLU or the addition. In a residual network it is what the branches add.
+
+*Response* of a layer: its output, after the batch normalisation that follows it before anything else does. What that
+is depends on the order of a block (`places`):
+
+- **after-add** (the paper) and **before-add**: the layer's own normalisation, before its ReLU; the last layer of a
+  paper's block has none, and its response is what enters the addition, before gains.
+- **pre-activation**: normalisation comes first, so that it is the *next* layer's that follows. The last layer of a
+  residual block is followed by the addition alone: its response is the branch as it is added, gains and all, normalised
+  by nothing. That of a plain block goes to the next block's normalisation.
+
+The standard deviation is over samples, positions and channels, about the one mean of all of them. It is had in three
+ways, the factor `mode`:
+
+- `"training"`: of one mini-batch, which normalises itself. Channel c then has the mean beta_c and the variance
+  gamma_c^2 v_c/(v_c + eps), v_c the batch's variance before normalisation, and so the whole
+  sqrt(mean_c gamma_c^2 v_c/(v_c + eps) + var_c beta_c): exactly, and the quantity `response_law`;
+- `"inference"`: of the same mini-batch, normalised by the running averages;
+- `"parameters"`: sqrt(mean_c gamma_c^2 + var_c beta_c), of gamma and beta alone: a checkpoint without any data. Where
+  nothing normalises a response there is no such reading.
+
+Networks are read from files of weights, or trained here over seeds. At initialisation gamma is 1 and beta 0, so that
+every response is 1 but for eps: Fig. 7 is about trained networks. What the readings say is in `skipscope.responses`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipscope import data as datasets
+from skipscope.data import IMAGES, Images
+from skipscope.engines import pretrained
+from skipscope.engines.numpy_engine import NumpyNetwork, build
+from skipscope.engines.ops import EPS
+from skipscope.engines.spread import one_thread
+from skipscope.errors import InputError, as_list, choose, quoted, require_int, require_type
+from skipscope.files import as_path
+from skipscope.losses import CrossEntropy
+from skipscope.moments import Field, Moments, moments
+from skipscope.probe import Measured, Plan, Recording
+from skipscope.protocol import Network, Run
+from skipscope.quantities import LEARNING
+from skipscope.readings import Readings
+from skipscope.spec import Block, Layer, Spec
+from skipscope.studies.gather import gather, kept, planned
+from skipscope.studies.learning import STOPPED
+from skipscope.studies.named import Specs, specs_of
+from skipscope.studies.room import numbers
+from skipscope.training import Recipe, Trained, require_fit, train
+
+__all__ = [
+    "RESPONSES_DEMO",
+    "RESPONSES_QUANTITIES",
+    "RESPONSES_RECIPE",
+    "RESPONSES_SPECS",
+    "Place",
+    "law",
+    "measured_responses",
+    "parameter_responses",
+    "places",
+    "responses",
+]
+
+Array = NDArray[np.floating[Any]]
+Weights = str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Mapping[str, str | os.PathLike[str]]
+"""Files of weights, or such files by what their networks are to be called."""
+
+RESPONSES_SPECS = ("cifar-20", "cifar-20-plain", "cifar-56", "cifar-56-plain")
+"""The networks that are trained where nothing else is asked for."""
+
+RESPONSES_RECIPE = Recipe(steps=200, batch=64, rate=0.1, schedule="cosine", warmup=20)
+"""How they are trained then: enough for the digits."""
+
+RESPONSES_DEMO: dict[str, Any] = {
+    "specs": ("cifar-8", "cifar-8-plain", "cifar-14", "cifar-14-plain"),
+    "width": 4,
+    "recipe": replace(RESPONSES_RECIPE, steps=30, warmup=3, batch=32),
+}
+"""Arguments of `responses` that show what it does in a few seconds."""
+
+RESPONSES_QUANTITIES = ("response_std", "response_law", "test_loss", "test_error")
+"""What is measured; see the module. The last two are of networks that are trained here, see `LEARNING`."""
+
+_LEARNT = ("test_loss", "test_error")  # enough to tell whether anything was, and the training part may be large
+_SUMS: tuple[Field, ...] = ("sum",)
+_DATA_SEED = 0  # one mini-batch for all networks, and one split of the digits
+
+
+# ------------------------------------------------------------------------------------------------- what a response is
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the response of a layer is to be seen.
+
+    Attributes:
+        site: of the layer.
+        seen: the site at which it is pushed to an observer.
+        role: as what; see `skipscope.protocol`.
+        norm: the site of the batch normalisation that it comes out of; "" where none follows the layer.
+    """
+
+    site: str
+    seen: str
+    role: str
+    norm: str
+
+
+def places(spec: Spec) -> tuple[Place, ...]:
+    """The responses of a convolutional network, in order of depth; a projection's stands behind its block's."""
+    return tuple(_places(spec))
+
+
+def _places(spec: Spec) -> Iterator[Place]:
+    first = spec.body[0] if spec.body else None
+    after_stem = "" if spec.stem.pooled else _first_norm(first, spec)
+    stem = _own(spec.stem_layer)
+    # A plain network of pre-activation order has a bare stem, and the first block's normalisation behind it.
+    yield replace(stem, seen=after_stem, norm=after_stem) if after_stem and not stem.norm else stem
+    for block, following in zip(spec.body, (*spec.body[1:], None), strict=True):
+        for layer, after in zip(block.layers, (*block.layers[1:], None), strict=True):
+            if layer.first == "affine":
+                yield _own(layer)
+            elif after is not None:
+                yield Place(layer.site, after.site, "preactivation", after.site if after.norm == "batch" else "")
+            else:
+                yield _last_of(block, layer, _first_norm(following, spec) if block.plain else "")
+        if block.projection is not None:
+            yield _own(block.projection)
+
+
+def _own(layer: Layer) -> Place:
+    """Behind the layer's own normalisation, if it has one."""
+    return Place(layer.site, layer.site, "preactivation", layer.site if layer.norm == "batch" else "")
+
+
+def _last_of(block: Block, layer: Layer, norm: str) -> Place:
+    """Of the last layer of a block of pre-activation order."""
+    if norm:
+        return Place(layer.site, norm, "preactivation", norm)
+    return Place(layer.site, block.site, "activation" if block.plain else "branch", "")
+
+
+def _first_norm(block: Block | None, spec: Spec) -> str:
+    """The normalisation that a stream meets at once, before a plain block or the head; "" where that is not so."""
+    if block is None:
+        return "final" if spec.pre_activation and spec.stages[-1].norm == "batch" else ""
+    first = block.layers[0]
+    return first.site if block.plain and first.first == "norm" and first.norm == "batch" else ""
+
+
+# -------------------------------------------------------------------------------------------------------- measuring it
+
+
+def law(gamma: Array, beta: Array, variance: Array | None = None) -> NDArray[np.float64]:
+    """The standard deviation of what batch normalisation gives, over samples, positions and channels, of shape (s,).
+
+    sqrt(mean_c gamma_c^2 v_c/(v_c + eps) + var_c beta_c): the variance of a mixture of channels is the mean of their
+    variances and the variance of their means.
+
+    Args:
+        gamma: of shape (s, c).
+        beta: likewise.
+        variance: v, of what is normalised, likewise; if not given, what eps does is left out.
+    """
+    squares = np.asarray(gamma, np.float64) ** 2
+    if variance is not None:
+        spread = np.asarray(variance, np.float64)
+        squares = squares * (spread / (spread + EPS))
+    found: NDArray[np.float64] = np.sqrt(squares.mean(axis=-1) + np.asarray(beta, np.float64).var(axis=-1))
+    return found
+
+
+def parameter_responses(spec: Spec, parameters: Mapping[str, Array]) -> dict[str, NDArray[np.float64]]:
+    """The standard deviation of every response that is normalised, by site, of shape (s,): of gamma and beta alone.
+
+    Args:
+        spec: the network.
+        parameters: its arrays by name, each with the leading axis s, as a network has them or `pretrained.load` gives.
+    """
+    return {
+        place.site: law(parameters[f"{place.norm}.gamma"], parameters[f"{place.norm}.beta"])
+        for place in places(spec)
+        if place.norm
+    }
+
+
+def measured_responses(network: Any, batch: Any) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The standard deviation of every response, by site, of shape (s,): as measured, and as its law has it.
+
+    In training mode; within `network.inference()` the second is empty, for the batch does not normalise itself.
+
+    Args:
+        network: of any engine, with a spec and parameters.
+        batch: the images; see `skipscope.protocol.Network.run`.
+
+    Raises:
+        InputError: the batch does not fit the network.
+    """
+    seen = _Seen(network)
+    network.run(batch, observe=seen)
+    return seen.deviations(), seen.laws()
+
+
+class _Seen:
+    """An observer that reduces every response to its moments, and every batch's variances to their law."""
+
+    def __init__(self, network: Any) -> None:
+        self._places = places(network.spec)
+        self._parameters: Mapping[str, Array] = network.parameters
+        self._roles: dict[str, set[str]] = {}
+        for place in self._places:
+            self._roles.setdefault(place.seen, set()).add(place.role)
+            if place.norm:
+                self._roles.setdefault(place.norm, set()).add("batch_variance")
+        self._moments: dict[tuple[str, str], Moments] = {}
+        self._laws: dict[str, Array] = {}
+
+    def wants(self, site: str) -> Collection[str]:
+        return self._roles.get(site, ())
+
+    def __call__(self, site: str, /, **roles: Any) -> None:
+        for role in roles.keys() & self._roles.get(site, set()):
+            if role == "batch_variance":
+                gamma, beta = (self._parameters[f"{site}.{name}"] for name in ("gamma", "beta"))
+                self._laws[site] = law(gamma, beta, np.asarray(roles[role]))
+            else:
+                self._moments[site, role] = moments(roles[role], _SUMS)
+
+    def deviations(self) -> dict[str, Array]:
+        return {
+            place.site: np.sqrt(np.asarray(self._moments[place.seen, place.role].variance)) for place in self._places
+        }
+
+    def laws(self) -> dict[str, Array]:
+        return {place.site: self._laws[place.norm] for place in self._places if place.norm in self._laws}
+
+
+# ----------------------------------------------------------------------------------------------------------- the study
+
+
+def responses(
+    *,
+    weights: Weights | None = None,
+    specs: Specs | None = None,
+    data: str | None = None,
+    data_folder: str | os.PathLike[str] | None = None,
+    batch: int = 128,
+    width: int | None = None,
+    recipe: Recipe = RESPONSES_RECIPE,
+    seeds: int | Iterable[int] = range(5),
+    folder: str | os.PathLike[str] | None = None,
+    chunk: int | None = None,
+    jobs: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    **fields: Any,
+) -> Readings:
+    """Measure how strongly every layer responds: of files of weights, or of networks that are trained for it.
+
+    Args:
+        weights: files whose networks to look at (see `skipscope.engines.pretrained`), each called as its file is, or as
+            a mapping says; without data by gamma and beta alone.
+        specs: what the networks are, e.g. `["cifar-20", "cifar-20-plain"]`. With weights one for every file, or one for
+            all; if not given, what a file's names and shapes mean. Without weights what is trained; if not given,
+            `RESPONSES_SPECS`.
+        data: a set of images in `skipscope.data.IMAGES`; without weights, if not given, the digits.
+        data_folder: where its files are; see `skipscope.data.load_images`.
+        batch: images of the one mini-batch on which responses are measured: of the training part, drawn by the seed 0,
+            varied as training varies them, the same for all networks.
+        width: channels of the first stage, of networks given by name; the paper's if not given.
+        recipe: how networks are trained; `Recipe(steps=0)` leaves them as they are initialised.
+        seeds: of the networks that are trained; every spec sees the same.
+        folder: keeps what is measured of them, so that the same call goes on where it was stopped; see
+            `skipscope.runs`.
+        chunk, jobs, progress: see `skipscope.studies.gather.gather`.
+        **fields: further fields of `Spec.cifar` or `Spec.imagenet`, for networks given by name; `dtype` also for those
+            whose file says what they are.
+
+    Returns:
+        Readings with the factors `source` (weights, trained or initial), `mode` (see the module, and `learning` for the
+        errors of networks that were trained here), and of these `steps` and `rate`.
+
+    Raises:
+        InputError: files and specs do not fit each other, or the data; a network has no batch normalisation and there
+            are no data; or the folder holds something else.
+    """
+    size = require_int("batch", batch, least=1)
+    if data is not None:
+        choose("data", data, IMAGES)
+    if width is not None:
+        fields["width"] = width
+    if weights is not None:
+        images = None if data is None else _loaded(data, _folder(data_folder))
+        found = [_of_file(*each, images, size) for each in _files(weights, specs, images, fields)]
+        return Readings.concat([measured.readings() for each in found for measured in each])
+    cases = _cases(specs, "digits" if data is None else data, data_folder, size, recipe, fields)
+    how: dict[str, Any] = {"numbers": _numbers, "readings": _readings, "chunk": chunk, "jobs": jobs}
+    with kept(folder, lambda: {"measured": planned(cases, seeds, described=_described, **how)}) as work:
+        return work.finished(gather(_measured, cases, seeds, progress=progress, work=work, **how))
+
+
+@cache
+def _loaded(name: str, folder: str | None) -> Images:
+    return datasets.load_images(name, seed=_DATA_SEED, folder=folder)
+
+
+def _folder(folder: str | os.PathLike[str] | None) -> str | None:
+    return None if folder is None else str(as_path(folder))
+
+
+def _shown(images: Images, batch: int) -> Array:
+    """The mini-batch on which responses are measured."""
+    return next(images.batches(_DATA_SEED, size=batch)).inputs
+
+
+def _require_images(name: str, spec: Spec) -> Spec:
+    if not spec.images:
+        raise InputError(f"specs: {name!r} is dense; responses are those of convolutional networks, as Spec.cifar.")
+    return spec
+
+
+# ---------------------------------------------------------------------------------------------------- files of weights
+
+
+def _files(
+    weights: Weights, specs: Specs | None, images: Images | None, fields: Mapping[str, Any]
+) -> list[tuple[str, Path, Spec]]:
+    """What every network is called, its file and its spec."""
+    found = weights if isinstance(weights, Mapping) else {_label(each): each for each in as_list(weights)}
+    if not isinstance(weights, Mapping) and len(found) < len(as_list(weights)):
+        raise InputError("weights: two files would be called alike; give a mapping of names to files.")
+    if not found:
+        raise InputError("weights is empty: give at least one file.")
+    paths = {str(name): as_path(path) for name, path in found.items()}
+    known = _known(list(paths.values()), specs, images, fields)
+    return [(name, path, _require_images(name, spec)) for (name, path), spec in zip(paths.items(), known, strict=True)]
+
+
+def _label(path: object) -> str:
+    return as_path(path).stem  # type: ignore[arg-type]  # which says what it takes
+
+
+def _known(
+    paths: Sequence[Path], specs: Specs | None, images: Images | None, fields: Mapping[str, Any]
+) -> Sequence[Spec]:
+    if specs is None:
+        for field in fields:
+            if field != "dtype":
+                raise InputError(f"{field} is for networks given by name, and the files say what they are: name specs.")
+        return [_sized(replace(pretrained.spec_of(path), **fields), images) for path in paths]
+    given = {} if images is None or isinstance(specs, Mapping) else {"size": images.shape[1]}
+    found = _several(specs, {**given, **fields})
+    if len(found) not in (1, len(paths)):
+        raise InputError(f"specs must be one for all {len(paths)} files of weights, or one for each; got {len(found)}.")
+    return found * len(paths) if len(found) == 1 else found
+
+
+def _several(specs: Specs, fields: Mapping[str, Any]) -> list[Spec]:
+    """The specs, of which one may come twice: two files may be of one network."""
+    if isinstance(specs, Mapping):
+        return list(specs_of(specs, **fields).values())
+    return [next(iter(specs_of(name, **fields).values())) for name in as_list(specs)] or list(specs_of(specs).values())
+
+
+def _sized(spec: Spec, images: Images | None) -> Spec:
+    """The same for images of this size, which no weight depends on."""
+    return spec if images is None else replace(spec, stem=replace(spec.stem, size=images.shape[1]))
+
+
+def _of_file(label: str, path: Path, spec: Spec, images: Images | None, batch: int) -> list[Measured]:
+    arrays = pretrained.load(path, spec)
+    running = {name: array for name, array in arrays.items() if name.rpartition(".")[2].startswith("running_")}
+    parameters = {name: array for name, array in arrays.items() if name not in running}
+    if images is None and not parameter_responses(spec, parameters):
+        raise InputError(
+            f"{str(path)!r} is of a network without batch normalisation, whose responses gamma and beta do not tell: "
+            "give data on which they can be measured."
+        )
+    if images is not None:
+        _require_shape(label, spec, images)
+    network = NumpyNetwork(spec, (0,), parameters, running=running)
+    told = {"study": "responses", "design": label, "depth": spec.depth, "source": "weights"}
+    return _looked_at(network, images, batch, told)
+
+
+def _require_shape(label: str, spec: Spec, images: Images) -> None:
+    if spec.input_shape != images.shape:
+        shapes = (" x ".join(map(str, shape)) for shape in (spec.input_shape, images.shape))
+        raise InputError(f"{label!r} takes images of {next(shapes)}, and {images.name!r} has {next(shapes)}.")
+
+
+# ------------------------------------------------------------------------------------------------- networks of our own
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One kind of network, and how it is trained; `factors` are the study's columns in the table of cells."""
+
+    spec: Spec
+    data: str
+    data_folder: str | None
+    recipe: Recipe
+    factors: Mapping[str, Any]
+    batch: int
+
+    @property
+    def images(self) -> Images:
+        return _loaded(self.data, self.data_folder)
+
+
+def _cases(
+    specs: Specs | None,
+    data: str,
+    data_folder: str | os.PathLike[str] | None,
+    batch: int,
+    recipe: Recipe,
+    fields: Mapping[str, Any],
+) -> list[_Case]:
+    require_type("recipe", recipe, Recipe, "Recipe(steps=200) is one")
+    where = _folder(data_folder)
+    images = _loaded(data, where)
+    shape = {"channels": images.shape[0], "size": images.shape[1], "classes": images.classes}
+    given = RESPONSES_SPECS if specs is None else specs
+    found = specs_of(given, **fields) if isinstance(given, Mapping) else specs_of(given, **{**shape, **fields})
+    cases = []
+    for name, spec in found.items():
+        require_fit(_require_images(name, spec), images, recipe)
+        _require_batch(images, batch)
+        told: dict[str, Any] = {"study": "responses", "design": name, "depth": spec.depth}
+        told |= {"source": "trained" if recipe.steps else "initial"}
+        told |= {"steps": recipe.steps, "rate": recipe.rate}
+        cases.append(_Case(spec, data, where, recipe, told, batch))
+    return cases
+
+
+def _measured(case: _Case, seeds: tuple[int, ...]) -> Readings:
+    """The readings of a case over some seeds (a top-level function, so that it can be sent)."""
+    network, images = build(case.spec, seed=seeds), case.images
+    if not case.recipe.steps:
+        return Readings.concat([each.readings() for each in _looked_at(network, images, case.batch, case.factors)])
+    trained = train(
+        network,
+        images,
+        case.recipe,
+        record=(0, case.recipe.steps),  # so that there is a cell even where nothing comes of it
+        quantities={name: LEARNING[name] for name in _LEARNT},
+        factors={**case.factors, "data": images.name, "cotangent": "", "mode": "learning"},
+    )
+    looked = [] if trained.network is None else _looked_at(trained.network, images, case.batch, case.factors)
+    return Readings.concat([trained.readings, *(each.readings() for each in [*_stops(trained, case), *looked])])
+
+
+def _stops(trained: Trained, case: _Case) -> Iterator[Measured]:
+    """Where the networks stopped that did; see `skipscope.stops`."""
+    (cell,) = trained.readings.cells.iter_rows(named=True)
+    known = {site.site: site for site in build(case.spec, seed=0).sites} if trained.stopped else {}
+    for stop in trained.stopped:
+        values = {(stop.site, STOPPED): np.array([float(stop.step)])}
+        yield Measured(cell, [known[stop.site]], (stop.seed,), values, step=case.recipe.steps)
+
+
+def _numbers(case: _Case) -> int:
+    """Weights of a network, and activations of a mini-batch."""
+    return numbers(case.spec, max(case.recipe.batch, case.batch))
+
+
+def _readings(case: _Case) -> int:
+    """How many readings a network gives, at most: two of training, one of each other mode, the errors, the stop."""
+    return 4 * len(places(case.spec)) + 2 * len(_LEARNT) + 1
+
+
+def _described(case: _Case) -> dict[str, Any]:
+    """A case as JSON: whatever would change a number."""
+    told = {"spec": case.spec.to_json(), "recipe": asdict(case.recipe), "factors": dict(case.factors)}
+    return {**told, "data": {"name": case.data, "digest": case.images.digest}, "batch": case.batch}
+
+
+# ------------------------------------------------------------------------------------------------------ in every mode
+
+
+def _looked_at(network: NumpyNetwork, images: Images | None, batch: int, factors: Mapping[str, Any]) -> list[Measured]:
+    """What is measured of networks in every mode that there is."""
+    step = int(factors.get("steps", 0))
+    known = {**factors, "cotangent": "", "data": "" if images is None else images.name}
+    alone = {(site, "response_std"): value for site, value in _alone(network).items()}
+    found = [_told(network, alone, step, {**known, "mode": "parameters", "batch": 0})] if alone else []
+    if images is None:
+        return found
+    shown = _shown(images, _require_batch(images, batch))
+    known["batch"] = len(shown)
+    with one_thread():
+        measured, laws = measured_responses(network, shown)
+        values = {(site, "response_std"): value for site, value in measured.items()}
+        values |= {(site, "response_law"): value for site, value in laws.items()}
+        found.append(_told(network, values, step, {**known, "mode": "training"}))
+        # Without a normalisation both modes are one; and networks that nobody trained have no averages.
+        if network.running and factors["source"] != "initial":
+            with network.inference():
+                measured, _ = measured_responses(network, shown)
+                values = {(site, "response_std"): value for site, value in measured.items()}
+                found.append(_told(network, values, step, {**known, "mode": "inference"}))
+    return found
+
+
+def _alone(network: NumpyNetwork) -> dict[str, NDArray[np.float64]]:
+    return parameter_responses(network.spec, network.parameters)
+
+
+def _require_batch(images: Images, batch: int) -> int:
+    if batch > images.train.size:
+        raise InputError(f"batch={quoted(batch)} is more than {images.name!r} has to train on, {images.train.size}.")
+    return batch
+
+
+def _told(network: Network, values: Mapping[tuple[str, str], Any], step: int, factors: Mapping[str, Any]) -> Measured:
+    """A row of the table of cells, with these values at the sites that have a response."""
+    spec: Spec = network.spec  # type: ignore[attr-defined]  # of no protocol; whoever gets here has one
+    recording = Recording(network, Plan(network.sites, quantities={}, patterns=[each.site for each in places(spec)]))
+    measured = recording.measured(Run(None, None), None, CrossEntropy(), factors=factors)
+    return replace(measured, values=values, step=step)
