@@ -31,12 +31,15 @@ import skipscope
 from skipscope import InputError, Readings, Spec, cli, studies
 from skipscope.cli import options
 from skipscope.errors import as_list, choose, one_line, quoted, require_int
+from skipscope.training import Recipe
 
 # Sizes at which whatever is not refused takes no time; parameters that are called otherwise keep their defaults.
 SMALL = {"depth": "4", "depths": "4,6", "width": "4", "seeds": "4"}
 LEAST = {  # what a verb needs at least
     "identity": {"width": "32"},
     "twin": {"model": "a_small_model:residual", "input_": "8x4", "seeds": "1"},
+    "train": {"specs": "cifar-8", "seeds": "1", "steps": "2"},
+    "responses": {"specs": "cifar-8", "seeds": "1", "steps": "2"},
 }
 MODEL = """
 import torch
@@ -306,9 +309,9 @@ STUDIES = {
     if inspect.isfunction(function := getattr(studies, name))
     and inspect.signature(function).return_annotation == "Readings"
 }
-SMALL_STUDY: dict[str, Any] = {"depth": 4, "depths": [3], "width": 4, "seeds": range(2)}
-# A callable; a place, tried above; further fields of Spec.dense; what a model is given, which the model refuses.
-UNTRIED = {"progress", "folder", "fields", "batches"}
+SMALL_STUDY: dict[str, Any] = {"depth": 4, "depths": [3], "width": 4, "seeds": range(2), "steps": 2}
+# A callable; places, tried above; further fields of Spec.dense; what a model is given, which the model refuses.
+UNTRIED = {"progress", "folder", "checkpoint", "save", "fields", "batches"}
 
 
 def assert_one_line(error: InputError, names: str = "") -> None:
@@ -325,6 +328,8 @@ def test_no_argument_of_a_study_is_refused_by_anything_but_one_line(name: str):
     small = {key: value for key, value in SMALL_STUDY.items() if key in parameters}
     if "designs" in parameters:
         small["designs"] = ["plain"] if name != "highway" else ["residual"]
+    if name == "responses":
+        small |= {"specs": ["cifar-8"], "recipe": Recipe(steps=2, batch=16)}
     if name == "twin":  # which is of a model of one's own
         torch = pytest.importorskip("torch")
         small |= {"model": torch.nn.TransformerEncoderLayer(4, 2, 4, batch_first=True), "batches": torch.ones(3, 2, 4)}

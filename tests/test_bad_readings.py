@@ -34,7 +34,7 @@ FEW = ("None", "negative", "text", "endless", "list", "array", "table")  # where
 # What one module hands to another: tables, pairs and parts of charts, of readings that were checked.
 INSIDE = ("skipscope.charts.look", "skipscope.report.prose", "skipscope.report.pairs", "skipscope.report.page")
 READERS = ("charts", "report", "trends", "paths", "spectra", "shattering", "separability", "identity", "lesions",
-           "degradation", "stops", "diagnosis", "summary", "takeaways")  # fmt: skip
+           "responses", "degradation", "stops", "diagnosis", "summary", "takeaways")  # fmt: skip
 # Texts of a page, which nothing is looked up by; what is no text is written as Python writes it.
 FREE = {"anchor", "title", "beside"}
 
@@ -78,6 +78,8 @@ def measured() -> dict[str, Readings]:
         "representation": studies.representation(depth=2, **trained),
         "degradation": studies.degradation(depths=(4, 6), rates=0.1, **trained),
         "lesion": studies.lesion(depth=2, draws=1, **trained),
+        "train": studies.train(["cifar-8", "cifar-8-plain", "cifar-14"], width=4, steps=3, batch=16, record=2, **three),
+        "responses": studies.responses(specs=["cifar-8", "cifar-8-plain"], width=2, recipe=recipe, batch=16, **three),
         "twin": studies.twin(model, batches, loss=lambda y, _: y.pow(4).mean(), steps=3),
         "lesion of a model": studies.lesion(model, batches, loss=lambda y, _: y.pow(4).mean()),
     }

@@ -91,3 +91,13 @@ def check(name: str, pairs: list[tuple[str, str]], tmp_path: Path) -> None:
 def test_readme_shows_commands_and_sessions():
     assert blocks(ROOT / "README.md", "python")
     assert any(name == "README.md" and pairs for name, pairs in CONSOLE)
+
+
+def test_the_tests_that_pages_name_are_there():
+    named = [
+        (page.name, file, test)
+        for page in PAGES
+        for file, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text(encoding="utf-8"))
+    ]
+    assert named
+    assert not [each for each in named if f"def {each[2]}(" not in (ROOT / each[1]).read_text(encoding="utf-8")]

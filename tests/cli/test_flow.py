@@ -13,7 +13,7 @@ from unittest import mock
 import polars as pl
 import pytest
 
-from skipscope import studies, summary
+from skipscope import Spec, studies, summary
 from skipscope.readings import Readings
 
 SMALL = ["--seeds", "8", "--depth", "6", "--width", "8"]
@@ -131,6 +131,24 @@ def test_networks_are_named_one_by_one(refused: Callable[..., str]):
 
 
 def test_what_is_about_designs_is_refused_with_networks(refused: Callable[..., str]):
-    assert refused("flow", "--spec", "cifar-8", "--width", 8) == (
-        "--width is about designs, and --spec names 'cifar-8': leave one out."
+    assert refused("flow", "--spec", "cifar-8", "--features", 8) == (
+        "--features is about designs, and --spec names 'cifar-8': leave one out."
     )
+
+
+def test_networks_of_the_paper_can_be_made_narrower_and_smaller(
+    succeeded: Callable[..., str], refused: Callable[..., str], tmp_path: Path
+):
+    how = ["--spec", "cifar-8", "--seeds", 2, "--batch", 2, "--out", tmp_path / "a.parquet"]
+    succeeded("flow", *how, "--width", 2, "--size", 6)
+    spec = Spec.from_json(Readings.load(tmp_path / "a.parquet").cells["spec"][0])
+    assert spec == Spec.cifar(8, width=2, size=6, dtype="float64")
+    assert "--size 6 is of networks of images" in refused("flow", "--size", 6)
+
+
+def test_highway_tells_several_networks_apart(succeeded: Callable[..., str]):
+    names = ("cifar-8", "cifar-8-B", "cifar-8-plain")
+    given = [text for name in names for text in ("--spec", name)]
+    out = succeeded("highway", *given, "--width", 2, "--size", 6, "--seeds", 6, "--batch", 2, "--quiet")
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines] == ["design", "cifar-8", "cifar-8", "cifar-8-B", "cifar-8-B"]

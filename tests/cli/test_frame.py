@@ -40,9 +40,12 @@ LAYERS = "--init --activation --output --bias"
 DENSE = f"--width --features --order --norm {LAYERS} --shortcut-gain --branch-gain --cotangent --batch"
 OPTIONS = {
     "demo": f"--preset {SEEDS} --out --folder --overwrite --quiet",
-    "flow": f"--input --input-dtype --high --loss --sites --spec --design --depth {DENSE} {STUDY}",
-    "sweep": f"--input --input-dtype --high --loss --twin --depths --spec --design {DENSE} --sites --folder {STUDY}",
-    "highway": f"--depth --spec --width --features --design --order --gain --norm {LAYERS} --cotangent --batch {STUDY}",
+    "flow": f"--input --input-dtype --high --loss --sites --spec --size --design --depth {DENSE} {STUDY}",
+    "sweep": f"--input --input-dtype --high --loss --twin --depths --spec --size --design {DENSE} --sites --folder "
+    f"{STUDY}",
+    "highway": f"--depth --spec --size --width --features --design --order --gain --norm {LAYERS} --cotangent --batch "
+    f"{STUDY}",
+    "propagation": f"--depths --design --width --size --batch --init --cotangent --full --folder {STUDY}",
     "jacobian": f"--depths --width --design --part --blocks {LAYERS} --batch {STUDY}",
     "correlation": f"--depths --width --design --cosine --independent {LAYERS} --batch {STUDY}",
     "degradation": f"--data --depths --width --design --norms --order --steps --batch --rate --schedule --tuning "
@@ -51,6 +54,13 @@ OPTIONS = {
     "representation": f"--design --depth --width --data --order --norm --steps --rate --batch --folder {STUDY}",
     "lesion": "--input --input-dtype --high --loss --batches --at --spec --design --depth --width --data --order "
     f"--norm --steps --rate --batch --deleted --swapped --draws --folder {STUDY}",
+    "responses": "--weights --spec --width --order --data --data-folder --batch --steps --rate --train-batch "
+    f"--folder {STUDY}",
+    "evaluate": "--weights --spec --width --data --data-folder --part --validation --seed --normalise --mean --std "
+    f"--engine --device --dtype --check --batch --jobs --out --overwrite {RESULT}",
+    "train": "--spec --width --data --data-folder --train-images --test-images --validation --normalise --augment "
+    "--engine --steps --batch --rate --record --checkpoint --every --save --device --channels-last --autocast "
+    f"--compile {STUDY}",
     "networks": "--format",
     "twin": f"--input --input-dtype --high --loss --sites --batch --batches --steps --rate {STUDY}",
     "theory": f"--design --depth {DENSE} {RESULT}",

@@ -27,7 +27,7 @@ def test_every_study_takes_its_settings(part: Part):
 def test_a_preset_has_all_that_is_reported_and_judged(name: str):
     measured = [part.study.__name__ for part in PRESETS[name]]
 
-    apart = {"twin", "propagation", "responses", "train"}  # of a model of one's own, or of the paper's networks on images
+    apart = {"twin", "propagation", "responses", "train"}  # of a model of one's own, or of networks of images
     assert sorted(measured) == sorted(set(report.SECTIONS) - apart)
     for study in measured:
         assert getattr(studies, study) in [part.study for part in PRESETS[name]]

@@ -8,6 +8,7 @@ is a row of panels with common axes, so that whoever shows it can choose their n
 
 from __future__ import annotations
 
+from skipscope.charts.convergence import training_curves, training_curves_data
 from skipscope.charts.degradation import (
     error_by_depth,
     error_by_depth_data,
@@ -44,6 +45,13 @@ from skipscope.charts.models import (
 )
 from skipscope.charts.paths import path_lengths, path_lengths_data, shares, shares_data
 from skipscope.charts.profiles import coincident, coincident_words, flow, flow_data, junctions, junctions_data
+from skipscope.charts.propagation import (
+    body_factors,
+    body_factors_data,
+    propagation_by_layer,
+    propagation_by_layer_data,
+)
+from skipscope.charts.responses import layer_responses, layer_responses_data
 from skipscope.charts.separability import (
     components,
     components_data,
@@ -74,6 +82,8 @@ __all__ = [
     "block_scales_data",
     "block_units",
     "block_units_data",
+    "body_factors",
+    "body_factors_data",
     "coincident",
     "coincident_words",
     "components",
@@ -96,6 +106,8 @@ __all__ = [
     "junctions_data",
     "kinds",
     "labels",
+    "layer_responses",
+    "layer_responses_data",
     "learning_curves",
     "learning_curves_data",
     "lesion_blocks",
@@ -106,6 +118,8 @@ __all__ = [
     "lesion_swapped_data",
     "path_lengths",
     "path_lengths_data",
+    "propagation_by_layer",
+    "propagation_by_layer_data",
     "rates",
     "rates_data",
     "samples",
@@ -123,6 +137,8 @@ __all__ = [
     "stack_errors_data",
     "svg",
     "title_of",
+    "training_curves",
+    "training_curves_data",
     "twin_flow",
     "twin_flow_data",
     "twin_losses",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -369,12 +370,24 @@ def _keys(table: pl.DataFrame) -> dict[str, tuple[str, str]]:
     column = "label" if "label" in table.columns else "panel"
     found: dict[str, tuple[str, str]] = {}
     for key, known in table.select(column, "design").unique(maintain_order=True).iter_rows():
-        own = (COLOURS.get(known, ""), SHAPES.get(known, ""))
-        if known not in COLOURS or (column == "label" and own in found.values()):
+        design = _design_of(known)
+        own = (COLOURS.get(design, ""), SHAPES.get(design, ""))
+        if design not in COLOURS or (column == "label" and own in found.values()):
             more = list(zip(_MORE_COLOURS, _MORE_SHAPES, strict=True))
             own = next((each for each in more if each not in found.values()), more[len(found) % len(more)])
         found[key] = own
     return found
+
+
+def _design_of(name: str | None) -> str:
+    """The design whose colour a network has: of the paper's networks by name, `cifar-20-plain`, the plain one's."""
+    match = _PAPER.fullmatch(name or "")
+    if match is None:
+        return name or ""
+    return "plain" if match[1] else "residual"
+
+
+_PAPER = re.compile(r"(?:cifar|imagenet)(?:-[0-9]+)?(?:-(plain)|-A|-A-both|-B|-C)?(?:-v1\.5)?")
 
 
 def colour(table: pl.DataFrame, *, legend: bool = True) -> alt.Color:

@@ -23,16 +23,20 @@ from skipscope.cli.correlation import correlation
 from skipscope.cli.degradation import degradation
 from skipscope.cli.demo import demo
 from skipscope.cli.diagnose import diagnose
+from skipscope.cli.evaluate import evaluate
 from skipscope.cli.flow import flow
 from skipscope.cli.highway import highway
 from skipscope.cli.identity import identity
 from skipscope.cli.jacobian import jacobian
 from skipscope.cli.lesion import lesion
 from skipscope.cli.networks import networks
+from skipscope.cli.propagation import propagation
 from skipscope.cli.report import report
 from skipscope.cli.representation import representation
+from skipscope.cli.responses import responses
 from skipscope.cli.sweep import sweep
 from skipscope.cli.theory import theory
+from skipscope.cli.train import train
 from skipscope.cli.twin import twin
 from skipscope.errors import InputError, one_line
 
@@ -42,6 +46,7 @@ VERBS: tuple[click.Command, ...] = (
     demo,
     flow,
     sweep,
+    propagation,
     highway,
     jacobian,
     correlation,
@@ -49,6 +54,9 @@ VERBS: tuple[click.Command, ...] = (
     identity,
     degradation,
     lesion,
+    responses,
+    train,
+    evaluate,
     networks,
     twin,
     theory,

@@ -39,7 +39,7 @@ def _overview(table: pl.DataFrame, readings: Readings) -> pl.DataFrame:
 
 @click.command()
 @models.model
-@options.specs
+@options.sized_specs
 @options.network
 @models.batch
 @study("gradient flow", title="Gradient flow", shown=_shown)

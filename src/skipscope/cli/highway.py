@@ -11,7 +11,7 @@ from skipscope.cli.printing import Shown
 from skipscope.cli.study import study
 from skipscope.readings import Readings
 
-_OVERVIEW = ("order", "gain", "norm", "depth", "estimate", "mean", "low", "high", "law_mean", "distance")
+_OVERVIEW = ("design", "order", "gain", "norm", "depth", "estimate", "mean", "low", "high", "law_mean", "distance")
 
 
 def _shown(readings: Readings) -> Shown:
@@ -32,7 +32,7 @@ def _shown(readings: Readings) -> Shown:
 
 @click.command()
 @options.depths("54", "--depth", "Blocks: 54, or several: 5,10,20 or first:last:step.")
-@options.specs
+@options.sized_specs
 @options.width()
 @options.features
 @options.designs("residual")

@@ -99,26 +99,33 @@ def chosen(**values: Sequence[str]) -> dict[str, Any]:
     return {name: list(given) for name, given in values.items() if given}
 
 
+def was_given(name: str) -> bool:
+    """Whether the user said a parameter of the command, rather than its default."""
+    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
 _OF_ALL = ("seeds", "batch", "cotangent", "dtype", "jobs", "progress")
+_IF_GIVEN = ("width", "size")  # of the paper's networks, which have their own unless the user says another
 
 
 def of_specs(asked: dict[str, Any], *more: str) -> dict[str, Any]:
-    """What was asked, less what is about designs where `--spec` names networks.
+    """What was asked, less what is about designs where `--spec` names networks, and the other way round.
 
     Args:
         asked: the parameters of a verb by name.
         more: those that it has for all networks beside what every verb has.
 
     Raises:
-        InputError: an option that is about designs is given with `--spec`.
+        InputError: an option that is about designs is given with `--spec`, or `--size` without.
     """
     if asked["specs"] is None:
-        return {name: value for name, value in asked.items() if name != "specs"}
-    context = click.get_current_context()
-    known = {parameter.name: parameter.opts[0] for parameter in context.command.params}
-    kept = ("specs", *_OF_ALL, *more)
+        if asked.get("size") is not None:
+            raise InputError(f"--size {asked['size']} is of networks of images: name one, e.g. --spec cifar-20.")
+        return {name: value for name, value in asked.items() if name not in ("specs", "size")}
+    known = {parameter.name: parameter.opts[0] for parameter in click.get_current_context().command.params}
+    kept = ("specs", *_OF_ALL, *more, *(name for name in _IF_GIVEN if name in asked and was_given(name)))
     for name in asked.keys() - {*kept}:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+        if was_given(name):
             raise InputError(
                 f"{known[name]} is about designs, and --spec names {quoted(', '.join(asked['specs']))}: leave one out."
             )
@@ -136,9 +143,16 @@ def _listed(name: str, field: str, default: str, about: str) -> Callable[[Comman
     return click.option(name, field, default=default, show_default=True, callback=_names, help=about)
 
 
-def width(default: int = 36) -> Callable[[Command], Command]:
+def width(default: int = 36, about: str = "Units of the hidden layers.") -> Callable[[Command], Command]:
     """`--width`."""
-    return _number("--width", default, "Units of the hidden layers.")
+    return _number("--width", default, about)
+
+
+def size(
+    default: int | None = None, about: str = "With --spec, height and width of the images; --width is channels then."
+) -> Callable[[Command], Command]:
+    """`--size`."""
+    return click.option("--size", type=int, default=default, show_default=default is not None, help=about)
 
 
 def batch(default: int = 1, about: str = "Samples a network.") -> Callable[[Command], Command]:
@@ -221,6 +235,7 @@ specs = click.option(
     callback=_specs,
     help="A network of the paper, as cifar-20, in place of designs; may be given several times.",
 )
+sized_specs = several(specs, size())
 network = several(
     designs("plain", "residual", "twin", "matched"),
     _number("--depth", 28, "Layers of plain, blocks of residual networks."),

@@ -171,8 +171,8 @@ def console() -> Console:
 
 
 @contextmanager
-def progress(what: str, quiet: bool) -> Iterator[Progress | None]:
-    """A progress bar on stderr, if somebody is there to see it."""
+def progress(what: str, quiet: bool, unit: str = "networks") -> Iterator[Progress | None]:
+    """A progress bar on stderr, if somebody is there to see it; `unit` is what it counts."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -184,7 +184,7 @@ def progress(what: str, quiet: bool) -> Iterator[Progress | None]:
         def render(self, task: Task) -> Text:
             return Text("" if not task.speed else f"{_number(task.speed)}/s")
 
-    counted = (MofNCompleteColumn(), TextColumn("networks"))
+    counted = (MofNCompleteColumn(), TextColumn(unit))
     columns = (TextColumn(what), BarColumn(), *counted, Rate(""), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)

@@ -40,7 +40,7 @@ _SEEDS_OF_MODELS = 20
 @models.named
 @click.option("--twin", is_flag=True, help="Of MODEL: also measure every model without its shortcuts.")
 @options.depths("5,10,20,30,40")
-@options.specs
+@options.sized_specs
 @options.designs("plain", "residual")
 @options.dense
 @models.batch

@@ -160,12 +160,16 @@ def _cells(readings: Readings) -> list[_Measurement]:
 
 
 def with_weights(readings: Readings) -> list[dict[str, Any]]:
-    """The cells in which path lengths were measured, whether or not any is finite."""
+    """The cells in which path lengths were measured, whether or not any is finite.
+
+    A network without shortcuts has one path, of which there is nothing to tell beside networks that have several.
+    """
     require_readings(readings)
     measured = set(readings.rows.filter(pl.col("quantity") == "path_weight")["cell"])
     if measured:
         require_factors(readings, "highway", *_FACTORS)
-    return [row for row in readings.cells.iter_rows(named=True) if row["cell"] in measured]
+    found = [row for row in readings.cells.iter_rows(named=True) if row["cell"] in measured]
+    return [row for row in found if not all(stage.plain for stage in Spec.from_json(row["spec"]).stages)] or found
 
 
 def _cell(readings: Readings, factors: dict[str, Any]) -> _Measurement:

@@ -18,6 +18,7 @@ import polars as pl
 from skipscope.errors import InputError
 from skipscope.files import as_path, check_writable, write_whole
 from skipscope.readings import Readings, require_readings
+from skipscope.report.convergence import convergence_section
 from skipscope.report.correlation import correlation_section
 from skipscope.report.degradation import degradation_section
 from skipscope.report.flow import flow_section
@@ -42,7 +43,9 @@ from skipscope.report.page import (
     Table,
     render,
 )
+from skipscope.report.propagation import propagation_section
 from skipscope.report.representation import representation_section
+from skipscope.report.responses import responses_section
 from skipscope.report.sweep import sweep_section
 from skipscope.report.takeaways import takeaways_section
 
@@ -60,6 +63,7 @@ __all__ = [
     "Section",
     "Table",
     "absences_section",
+    "convergence_section",
     "correlation_section",
     "degradation_section",
     "flow_section",
@@ -68,9 +72,11 @@ __all__ = [
     "jacobian_section",
     "lesion_section",
     "notebook_section",
+    "propagation_section",
     "readings_section",
     "render",
     "representation_section",
+    "responses_section",
     "sections_of",
     "sweep_section",
     "takeaways_section",
@@ -131,13 +137,16 @@ SECTIONS: dict[str, Callable[..., Section]] = {
     "twin": twin_section,
     "notebook": notebook_section,
     "sweep": sweep_section,
+    "propagation": propagation_section,
     "highway": highway_section,
     "jacobian": jacobian_section,
     "correlation": correlation_section,
+    "train": convergence_section,
     "degradation": degradation_section,
     "identity": identity_section,
     "representation": representation_section,
     "lesion": lesion_section,
+    "responses": responses_section,
 }
 """Which function makes the section of which study; readings of others get `readings_section`."""
 

@@ -44,8 +44,8 @@ _HOW = (
     f"above that of guessing counts as that of guessing, and so does one that stopped being a number."
 )
 _RATE = (
-    "Every network has the learning rate that left it the lowest training loss, in the mean over other seeds, which are "
-    "used for nothing else."
+    "Every network has the learning rate that left it the lowest training loss, in the mean over other seeds, which "
+    "are used for nothing else."
 )
 _GRADIENT = (
     "Did the gradient vanish? Two things are drawn while the networks train: the norm of the gradient by all "

@@ -136,8 +136,9 @@ def _answer(typical: Rows) -> str:
     """The mean lengths, by gain (and whatever else there is beside the order)."""
     groups: dict[tuple[str, int], list[float]] = {}
     for row in typical:
-        _, _, rest = row["panel"].partition(", ")
-        groups.setdefault((rest or row["panel"], row["junctions"]), []).append(row["mean"])
+        order, _, rest = row["panel"].partition(", ")
+        name = rest if rest and order in _ORDERS else row["panel"]
+        groups.setdefault((name, row["junctions"]), []).append(row["mean"])
     told = joined(
         f"{_span(means)} of {junctions} branches {'with' if name.startswith('gain') else 'in'} {quoted([name])}"
         for (name, junctions), means in groups.items()

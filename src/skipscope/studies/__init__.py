@@ -23,13 +23,28 @@ from skipscope.studies.lesion import LESION_DEMO, LESION_QUANTITIES, LESION_RECI
 from skipscope.studies.notebook import notebook
 from skipscope.studies.own import twin
 from skipscope.studies.pictures import pictures
+from skipscope.studies.propagation import (
+    PROPAGATION_DEPTHS,
+    PROPAGATION_DESIGNS,
+    PROPAGATION_FULL,
+    PROPAGATION_QUANTITIES,
+    propagation,
+)
 from skipscope.studies.representation import (
     REPRESENTATION_DEMO,
     REPRESENTATION_QUANTITIES,
     REPRESENTATION_RECIPE,
     representation,
 )
+from skipscope.studies.responses import (
+    RESPONSES_DEMO,
+    RESPONSES_QUANTITIES,
+    RESPONSES_RECIPE,
+    RESPONSES_SPECS,
+    responses,
+)
 from skipscope.studies.sweep import SITE_QUANTITIES, SWEEP_DEPTHS, SWEEP_QUANTITIES, sweep
+from skipscope.studies.train import train
 
 __all__ = [
     "CORRELATION_DESIGNS",
@@ -49,9 +64,17 @@ __all__ = [
     "LESION_DEMO",
     "LESION_QUANTITIES",
     "LESION_RECIPE",
+    "PROPAGATION_DEPTHS",
+    "PROPAGATION_DESIGNS",
+    "PROPAGATION_FULL",
+    "PROPAGATION_QUANTITIES",
     "REPRESENTATION_DEMO",
     "REPRESENTATION_QUANTITIES",
     "REPRESENTATION_RECIPE",
+    "RESPONSES_DEMO",
+    "RESPONSES_QUANTITIES",
+    "RESPONSES_RECIPE",
+    "RESPONSES_SPECS",
     "SITE_QUANTITIES",
     "SWEEP_DEPTHS",
     "SWEEP_QUANTITIES",
@@ -64,7 +87,10 @@ __all__ = [
     "lesion",
     "notebook",
     "pictures",
+    "propagation",
     "representation",
+    "responses",
     "sweep",
+    "train",
     "twin",
 ]

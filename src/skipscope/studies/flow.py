@@ -58,7 +58,7 @@ DIAGNOSIS_QUANTITIES = (
 def flow(
     *,
     depth: int = 28,
-    width: int = 36,
+    width: int | None = None,
     features: int = 16,
     designs: Iterable[str] = tuple(DESIGNS),
     specs: Specs | None = None,
@@ -75,11 +75,12 @@ def flow(
 
     Args:
         depth: d: weight layers of the plain network, blocks of the residual one (see `skipscope.designs`).
-        width: units of the hidden layers.
+        width: units of the hidden layers, 36 if not given; of networks given by name the channels of their first
+            stage, as they are in the paper if not given.
         features: numbers a sample has, and the network gives.
         designs: names in `skipscope.designs.DESIGNS`.
-        specs: other networks in place of the designs, e.g. `["cifar-20", "cifar-20-plain"]`; the four parameters above
-            are not theirs, and `fields` are those of `Spec.cifar` and `Spec.imagenet`.
+        specs: other networks in place of the designs, e.g. `["cifar-20", "cifar-20-plain"]`; of the parameters above
+            width alone is theirs, and `fields` are those of `Spec.cifar` and `Spec.imagenet`.
         seeds: the seeds; every design sees the same.
         batch: samples a network; the laws drawn beside the measurement are those of one sample.
         cotangent: the output gradient.
@@ -96,10 +97,16 @@ def flow(
         raise InputError("quantities is empty: name at least one of skipscope.QUANTITIES.")
     measured = {name: QUANTITIES[choose("quantity", name, QUANTITIES)] for name in asked}
     if specs is None:
-        shape = {"depth": depth, "width": width, "features": features, "output": "relu", **fields}
+        shape = {
+            "depth": depth,
+            "width": 36 if width is None else width,
+            "features": features,
+            "output": "relu",
+            **fields,
+        }
         networks = {name: (design(name, **shape), depth) for name in listed("designs", designs, DESIGNS)}
     else:
-        networks = {name: (spec, spec.depth) for name, spec in specs_of(specs, **fields).items()}
+        networks = {name: (spec, spec.depth) for name, spec in specs_of(specs, width=width, **fields).items()}
     cells = [
         Cell(
             spec=spec,

@@ -42,7 +42,7 @@ HIGHWAY_QUANTITIES = ("shortcut_share", "branch_share", "backward_growth")
 def highway(
     *,
     depth: int | Iterable[int] = 54,
-    width: int = 36,
+    width: int | None = None,
     features: int = 16,
     designs: Iterable[str] = ("residual",),
     specs: Specs | None = None,
@@ -64,10 +64,11 @@ def highway(
     Args:
         depth: d, one or several (see `skipscope.designs`); the residual design has d blocks. 54 are those of the
             paper's network of 110 layers.
-        width: units of the hidden layers.
+        width: units of the hidden layers, 36 if not given; of networks given by name the channels of their first
+            stage, as they are in the paper if not given.
         features: numbers a sample has, and the network gives.
         designs: names in `skipscope.designs.DESIGNS`.
-        specs: other networks in place of the designs, e.g. `["cifar-20", "cifar-20-B"]`; depth, width, features,
+        specs: other networks in place of the designs, e.g. `["cifar-20", "cifar-20-B"]`; depth, features,
             designs, orders, gains and norms are not theirs, and `fields` are those of `Spec.cifar` and `Spec.imagenet`.
         orders: where the activation stands: see `skipscope.spec`.
         gains: gains of the branch.
@@ -89,12 +90,13 @@ def highway(
     if specs is not None:
         named = [
             (spec, {"design": name, "depth": spec.depth, "order": spec.stages[-1].order if spec.stages else ""})
-            for name, spec in specs_of(specs, **fields).items()
+            for name, spec in specs_of(specs, width=width, **fields).items()
         ]
         cells = [_cell(spec, factors, batch, cotangent) for spec, factors in named]
         return run(cells, seeds, chunk=chunk, jobs=jobs, progress=progress)
     chosen = [_listed(name, each) for name, each in (("designs", designs), ("depth", depth), ("orders", orders))]
     chosen += [_listed(name, each) for name, each in (("gains", gains), ("norms", norms))]
+    width = 36 if width is None else width
     cells = [
         _cell(
             design(name, depth=d, width=width, features=features, order=order, branch_gain=gain, norm=norm, **fields),

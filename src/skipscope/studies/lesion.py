@@ -83,7 +83,7 @@ def lesion(
     designs: Iterable[str] = ("residual", "twin"),
     specs: Specs | None = None,
     depth: int = 8,
-    width: int = 32,
+    width: int | None = None,
     data: str = "digits",
     order: Order = "after-add",
     norm: Norm = "batch",
@@ -102,11 +102,12 @@ def lesion(
 
     Args:
         designs: names in `skipscope.designs.DESIGNS`; `"twin"` is `"residual"` without its shortcuts.
-        specs: convolutional networks in place of the designs, e.g. `["cifar-20", "cifar-20-plain"]`; depth, width,
+        specs: convolutional networks in place of the designs, e.g. `["cifar-20", "cifar-20-plain"]`; depth,
             order and norm are not theirs, and `fields` are those of `Spec.cifar`. Deleted and swapped are the blocks
             that hand on images of the shape that they take, and swapped those of one shape.
         depth: d of the designs, see there; the residual design and its twin have d blocks.
-        width: units of the hidden layers.
+        width: units of the hidden layers, 32 if not given; of networks given by name the channels of their first
+            stage, as they are in the paper if not given.
         data: a data set of classes, in `skipscope.data.DATASETS`, or for convolutional networks in
             `skipscope.data.IMAGES`.
         order: where the activation stands; the paper's is `"after-add"`.
@@ -134,9 +135,11 @@ def lesion(
     require_type("recipe", recipe, Recipe, "Recipe(steps=300) is one")
     given = (_numbers("deleted", deleted), _numbers("swapped", swapped), require_int("draws", draws, least=1))
     if specs is None:
-        networks = _of_designs(designs, data, depth=depth, width=width, order=order, norm=norm, **fields)
+        networks = _of_designs(
+            designs, data, depth=depth, width=32 if width is None else width, order=order, norm=norm, **fields
+        )
     else:
-        networks = _of_specs(specs, data, **fields)
+        networks = _of_specs(specs, data, width=width, **fields)
     trials = []
     for name, (spec, d) in networks.items():
         factors = {"study": "lesion", "design": name, "depth": d, "order": spec.stages[-1].order if spec.stages else ""}

@@ -46,12 +46,16 @@ def named_design(name: str, *, depth: int, width: int, **fields: Any) -> Spec:
     return design(base, depth=depth, width=width, **own, **fields)
 
 
-def specs_of(specs: Specs, **fields: Any) -> dict[str, Spec]:
+def specs_of(specs: Specs, *, width: int | None = None, **fields: Any) -> dict[str, Spec]:
     """The networks by name; `fields`, e.g. `dtype="float64"` or `size=16`, are for those that are given by name.
+
+    So is the width, that of the paper if it is None.
 
     Raises:
         InputError: there is none, a name is no network's, or a field makes no sense.
     """
+    if width is not None:
+        fields["width"] = width
     if isinstance(specs, Mapping):
         for name, spec in specs.items():
             require_type(f"specs[{quoted(name)}]", spec, Spec, "Spec.cifar(20) is one")

@@ -65,7 +65,7 @@ def sweep(
     depths: int | Iterable[int] = SWEEP_DEPTHS,
     designs: Iterable[str] = ("plain", "residual"),
     specs: Specs | None = None,
-    width: int = 36,
+    width: int | None = None,
     features: int = 16,
     seeds: Iterable[int] = range(200),
     batch: int = 1,
@@ -83,9 +83,10 @@ def sweep(
         depths: d, one or several (see `skipscope.designs`); a trend needs two at least.
         designs: names in `skipscope.designs.DESIGNS`.
         specs: other networks in place of the designs, e.g. `["cifar-20", "cifar-32"]`, which are one design, `"cifar"`,
-            at two depths; depths, designs, width and features are not theirs, and `fields` are those of `Spec.cifar`
+            at two depths; depths, designs and features are not theirs, and `fields` are those of `Spec.cifar`
             and `Spec.imagenet`.
-        width: units of the hidden layers.
+        width: units of the hidden layers, 36 if not given; of networks given by name the channels of their first
+            stage, as they are in the paper if not given.
         features: numbers a sample has, and the network gives.
         seeds: the seeds; every design and depth sees the same.
         batch: samples a network; the laws drawn beside the measurement are those of one sample.
@@ -111,11 +112,13 @@ def sweep(
     if sites and folder is None:
         raise InputError("sites=True needs a folder, as site-level readings are too many to hold: give folder='...'.")
     if specs is None:
-        shape = {"width": width, "features": features, "output": "relu", **fields}
+        shape = {"width": 36 if width is None else width, "features": features, "output": "relu", **fields}
         names = listed("designs", designs, DESIGNS)
         networks = [(name, d, design(name, depth=d, **shape)) for d in listed_depths(depths) for name in names]
     else:
-        networks = [(family_of(name), spec.depth, spec) for name, spec in specs_of(specs, **fields).items()]
+        networks = [
+            (family_of(name), spec.depth, spec) for name, spec in specs_of(specs, width=width, **fields).items()
+        ]
     cells = [
         Cell(
             spec=spec,

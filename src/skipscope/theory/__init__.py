@@ -10,6 +10,7 @@ special functions are heavy and wait inside the functions that need them.
     before_add.py   (b2)  the notebook's block, its ReLU before the addition
     after_add.py    (b3)  the paper's block, its ReLU after the addition
     normalised.py   (d)   batch normalisation
+    images.py       (d)   convolutional networks, position by position; with batch normalisation or without
     meanfield.py    (f)   any initialisation, any batch, tanh
     paths.py        (g)   how long the paths through a residual network are
 
@@ -26,7 +27,8 @@ from skipscope.errors import InputError, choose, quoted, require_int, require_nu
 from skipscope.spec import Spec
 from skipscope.theory.after_add import AFTER_ADD
 from skipscope.theory.before_add import BEFORE_ADD, first_last_ratio
-from skipscope.theory.law import Kind, Law, Prediction, Quantity, Setting, ask
+from skipscope.theory.images import IMAGES
+from skipscope.theory.law import Kind, Law, Prediction, Quantity, Setting, ask, objections
 from skipscope.theory.loglaw import Factor, LogLaw, increment
 from skipscope.theory.meanfield import MEAN_FIELD, WIDE_MEAN_FIELD, chi_1
 from skipscope.theory.normalised import NORMALISED
@@ -100,9 +102,9 @@ def best(
     setting = _setting(spec, cotangent, batch, input_rms)
     residual = not all(stage.plain for stage in spec.stages)
 
-    def misfit(law: Law) -> tuple[bool, bool, int]:
-        objections = len(list(law.refuse(setting)))
-        return objections > 0, law.residual != residual, objections
+    def misfit(law: Law) -> tuple[bool, bool, bool, int]:
+        against = len(objections(law, setting))
+        return against > 0, law.images != spec.images, law.residual != residual, against
 
     return ask(min((law for law in LAWS if law.quantity == quantity), key=misfit), setting)
 
@@ -134,6 +136,7 @@ LAWS: tuple[Law, ...] = (
     *BEFORE_ADD,
     *AFTER_ADD,
     *NORMALISED,
+    *IMAGES,
     *WIDE_MEAN_FIELD,
 )
 """All laws; of two that speak of the same quantity where both hold, the sharper comes first."""

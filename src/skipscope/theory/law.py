@@ -65,6 +65,7 @@ class Law:
         predict: its table (see `Prediction`), asked for only where it holds.
         bias: what is left out at a finite width, measured, in a sentence; empty for an exact law.
         residual: whether it is about networks with shortcuts.
+        images: whether it is about convolutional networks.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Law:
     predict: Callable[[Setting], pl.DataFrame]
     bias: Callable[[Setting], str] = lambda setting: ""
     residual: bool = False
+    images: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +115,22 @@ class Prediction:
         return " ".join(self.refusals)
 
 
-_CONVOLUTIONAL = ("The network is convolutional: the law is about dense layers.",)
+_OTHERS = {
+    True: "The network is convolutional: the law is about dense layers.",
+    False: "The network is dense: the law is about convolutions.",
+}
+
+
+def objections(law: Law, setting: Setting) -> tuple[str, ...]:
+    """Why `law` does not hold in `setting`, a sentence a reason; nothing where it holds."""
+    if law.images != setting.spec.images:
+        return (_OTHERS[setting.spec.images],)
+    return tuple(law.refuse(setting))
 
 
 def ask(law: Law, setting: Setting) -> Prediction:
     """What `law` says about `setting`."""
-    refusals = _CONVOLUTIONAL if setting.spec.images else tuple(law.refuse(setting))
+    refusals = objections(law, setting)
     return Prediction(
         law=law.name,
         quantity=law.quantity,
