@@ -661,3 +661,39 @@ def test_every_verdict_on_a_design_names_its_factor_a_block():
     finding = signal(made_of({"forward_growth": [2.0] * 40}, blocks=10))
 
     assert "2.00 a block in the square" in finding.statement
+
+
+# ---------------------------------------------------------------------------------------- a model of somebody's own
+
+
+def model_of(told: int | None = None, **factors: Any) -> Readings:
+    """One draw of a model of one's own, of whose blocks 10 are reported and so many are told; no other readings.
+
+    Over ten blocks the square of the gradient halves.
+    """
+    bounds = {"backward_growth": 0.5, "backward_growth_low": 0.4, "backward_growth_high": 0.6}
+    values = {name: [value**0.1] for name, value in bounds.items()}
+    found = made_of(values, batch=40, spec="", **factors)
+    cells = found.cells if told is None else found.cells.with_columns(blocks=pl.lit(told, dtype=pl.Int64))
+    return Readings(rows=found.rows, cells=cells, sites=found.sites, meta={"torch": "2"})
+
+
+@pytest.mark.parametrize(
+    ("cotangent", "words"),
+    [("", "(12 weight layers) "), ("gaussian", "(12 weight layers) "), ("loss f", "(12 weight layers, loss f) ")],
+)
+def test_what_was_sent_back_is_named_where_it_is_known(cotangent: str, words: str):
+    assert words in diagnose(model_of(cotangent=cotangent))[1].statement
+
+
+def test_the_blocks_of_a_model_are_those_that_it_has():
+    findings = {finding.rule: finding.statement for finding in diagnose(model_of(told=30))}
+
+    assert "over 30 blocks" in findings["gradient"]
+    assert "by a factor of 0.354 over" in findings["gradient"]  # 0.5^(30/10/2)
+
+
+def test_one_block_is_one():
+    statement = diagnose(model_of(told=1))[1].statement
+
+    assert "over 1 block (" in statement

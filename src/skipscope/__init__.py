@@ -24,7 +24,8 @@ from skipscope.readings import Readings
 from skipscope.spec import Gains, Head, Spec, Stage, Stem
 
 if TYPE_CHECKING:
-    from skipscope import charts, losses, report, studies, theory
+    from skipscope import charts, losses, report, studies, testing, theory
+    from skipscope import torch as torch
     from skipscope.comparison import compare
     from skipscope.designs import design
     from skipscope.diagnosis import Finding, diagnose
@@ -46,7 +47,7 @@ _LATER = {
     "diagnose": "skipscope.diagnosis",
     "summarise": "skipscope.summary",
 }
-_MODULES = ("charts", "losses", "report", "studies", "theory")
+_MODULES = ("charts", "losses", "report", "studies", "testing", "theory", "torch")  # `torch` needs PyTorch
 
 __all__ = [
     "QUANTITIES",
@@ -74,6 +75,7 @@ __all__ = [
     "report",
     "studies",
     "summarise",
+    "testing",
     "theory",
 ]
 

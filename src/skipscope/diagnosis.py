@@ -29,10 +29,11 @@ from numpy.typing import NDArray
 
 from skipscope.errors import InputError
 from skipscope.intervals import Z95
+from skipscope.ranges import Measured, reconsidered, unreached, without_growth
 from skipscope.readings import Readings, require_readings
 from skipscope.spec import Spec
 from skipscope.summary import median_ranks, with_median_interval
-from skipscope.words import number, percent
+from skipscope.words import counted, number, percent
 
 __all__ = ["RULES", "Finding", "Rule", "diagnose", "first_nonfinite"]
 
@@ -132,16 +133,18 @@ class _Cell:
 
     @property
     def blocks(self) -> int:
-        """How many blocks the body has: by the spec, for a selection of readings may leave sites out."""
+        """How many blocks the body has: as is told, for a selection of readings may leave sites out."""
         if self.factors["spec"]:
             return len(Spec.from_json(self.factors["spec"]).body)
+        if self.factors.get("blocks") is not None:
+            return int(self.factors["blocks"])
         sites = self.readings.sites.filter(pl.col("cell") == self.cell)
         return max(sites["block"], default=0)
 
     @property
     def subject(self) -> str:
         row = self.factors
-        sent = {"gaussian": "", None: "", "ones": ", output gradient of ones"}.get(
+        sent = {"gaussian": "", "": "", None: "", "ones": ", output gradient of ones"}.get(
             row["cotangent"], f", {row['cotangent']}"
         )
         edit = f", edited ({row['edit']})" if row["edit"] else ""
@@ -168,6 +171,12 @@ class _Cell:
     def draws(self) -> int:
         """How many draws were measured: one in which nothing comes out at an end has no growth in that direction."""
         return self.of(*_DIRECTIONS)["seed"].n_unique()
+
+    @cached_property
+    def measured(self) -> Measured:
+        """What of a model of somebody's own is looked at beside its growth."""
+        sites = self.readings.sites.filter(pl.col("cell") == self.cell)
+        return Measured(self.rows, sites, self.subject, self.blocks, self.factors["batch"] or 0, FACTOR, SAMPLES)
 
     def of(self, *quantities: str) -> pl.DataFrame:
         return self.rows.filter(pl.col("quantity").is_in(quantities))
@@ -200,7 +209,8 @@ _THRESHOLD = (
     f"exploding: the median draw is above {FACTOR:g}, with its whole 95 % interval, or most draws are not finite; "
     f"spread out: neither, and the 5 and 95 % quantiles of draws differ by more than a factor of {FACTOR:g}; healthy: "
     f"none of these, and the interval of the median is within 1/{FACTOR:g} to {FACTOR:g}; dead: nothing arrives in "
-    "most draws; for one network the same is asked of its factor, with its 95 % interval over samples"
+    "most draws; for one network the same is asked of its factor, with its 95 % interval over samples; a model of "
+    "one's own is healthy only where parts of its body, and gradients of like layers, keep within the factor too"
 )
 _SOURCE = (
     f"a factor of {FACTOR:g} in norm over the whole body: a convention of this instrument; mean and spread told apart: "
@@ -212,7 +222,11 @@ _SOURCE = (
 def _signal(cell: _Cell) -> Iterator[Finding]:
     for quantity, what in _DIRECTIONS.items():
         growth = cell.of(quantity)
-        judged = _judge(cell, quantity, what, growth) if not growth.is_empty() else _nothing_enters(cell, what)
+        judged = _judge(cell, quantity, what, growth) if not growth.is_empty() else None
+        if cell.own:
+            judged = _of_a_model(cell, what, judged)
+        elif judged is None:
+            judged = _nothing_enters(cell, what)
         if judged is not None:
             verdict, said, evidence = judged
             yield Finding(
@@ -227,14 +241,16 @@ def _signal(cell: _Cell) -> Iterator[Finding]:
             )
 
 
+def _of_a_model(cell: _Cell, what: str, judged: Judgement | None) -> Judgement:
+    """Of a model of somebody's own: what is said of its ends, if what was measured beside them agrees."""
+    if judged is None:
+        return without_growth(what, cell.measured)
+    other = reconsidered(judged[0], what, cell.measured)
+    return judged if other is None else (other[0], f"{judged[1]} {other[1]}", other[2])
+
+
 def _nothing_enters(cell: _Cell, what: str) -> Judgement | None:
     """Where a direction has no growth in any draw: dead, if it was looked for and the signal did not overflow."""
-    if cell.own:
-        said = (
-            f"How the {what} changes over the body of {cell.subject} is not known: no blocks were found in it, or the "
-            f"{what} does not reach an end of them."
-        )
-        return "cannot tell", said, cell.of("activation_rms" if what == "signal" else "activation_grad_norm")
     looked = not cell.of("activation_grad_nonfinite", "weight_grad_first_last", "backward_gain").is_empty()
     signal = cell.of("forward_growth")
     if what != "gradient" or not looked or signal.is_empty() or not signal["value"].is_finite().all():
@@ -300,8 +316,8 @@ def _judge_draws(cell: _Cell, what: str, alive: pl.DataFrame, dead: int, broken:
     shown = {name: number(value) for name, value in factors.items()}
     block = math.exp(2 * math.log(factors["median"]) / cell.blocks)
     said = (
-        f"Over {cell.blocks} blocks the {what} of {cell.subject} changes by a factor of {shown['median']} in the "
-        f"median draw (95 % interval {shown['median_low']} to {shown['median_high']}, {alive.height} seeds; "
+        f"Over {counted(cell.blocks, 'block')} the {what} of {cell.subject} changes by a factor of {shown['median']} "
+        f"in the median draw (95 % interval {shown['median_low']} to {shown['median_high']}, {alive.height} seeds; "
         f"{number(block)} a block in the square), 90 % of draws between {shown['q05']} and {shown['q95']}."
     )
     for count, why in ((dead, "in which nothing arrives"), (broken, "that are not finite")):
@@ -358,8 +374,8 @@ def _judge_network(cell: _Cell, quantity: str, what: str, alive: pl.DataFrame) -
     elif low > 1 / FACTOR and high < FACTOR:
         verdict = "healthy"
     change = (
-        f"the {what} changes by a factor of {number(centre)} over {cell.blocks} blocks (95 % interval over its "
-        f"{cell.factors['batch']} samples {number(low)} to {number(high)})"
+        f"the {what} changes by a factor of {number(centre)} over {counted(cell.blocks, 'block')} (95 % interval over "
+        f"its {cell.factors['batch']} samples {number(low)} to {number(high)})"
     )
     if cell.own:
         said = f"In {cell.subject} {change}. That is of this model as it is now, and not of other draws of its weights."
@@ -488,29 +504,18 @@ def _nonfinite(cell: _Cell) -> Iterator[Finding]:
 
 
 def _unreached(cell: _Cell) -> Iterator[Finding]:
-    """Layers whose parameters get no gradient, though they are there to be trained: not called, or cut off."""
-    sites = cell.readings.sites.filter(pl.col("cell") == cell.cell, pl.col("kind") == "layer", pl.col("tied_to") == "")
-    got = cell.of("weight_grad_norm").select("site")
-    idle = sites.filter(pl.col("status").is_in(["no gradient", "not executed"])).join(got, on="site", how="anti")
-    if idle.is_empty() or cell.of("gradient_norm").is_empty():  # without a backward pass nothing is cut off
-        return
-    names = idle["site"].to_list()
-    listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    called = idle.filter(pl.col("status") == "no gradient").height
-    yield Finding(
-        rule="unreached",
-        cell=cell.cell,
-        subject=cell.subject,
-        verdict="dead",
-        statement=(
-            f"No gradient reaches the parameters of {len(names)} layers of {cell.subject}: {listed}. {called} of them "
-            f"were called, and are cut off from the loss (detach, no_grad, an output that it does not use); "
-            f"{len(names) - called} were not called."
-        ),
-        evidence=idle.select("site", "name", "status"),
-        threshold="any layer with parameters that require a gradient and get none",
-        source="definition",
-    )
+    found = unreached(cell.measured)
+    if found is not None:
+        yield Finding(
+            rule="unreached",
+            cell=cell.cell,
+            subject=cell.subject,
+            verdict=found[0],
+            statement=found[1],
+            evidence=found[2],
+            threshold="any layer with parameters that require a gradient and get none",
+            source="definition",
+        )
 
 
 RULES: tuple[Rule, ...] = (

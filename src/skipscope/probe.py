@@ -39,8 +39,10 @@ __all__ = [
     "Measured",
     "Plan",
     "Recording",
+    "called",
     "cell_of",
     "digest_of",
+    "matches",
     "measure",
     "probe",
     "uncollected",
@@ -368,12 +370,17 @@ def _chosen(sites: Sequence[Site], patterns: str | Iterable[str] | None) -> list
     if not listed:
         raise InputError("sites is empty: give at least one pattern, or leave it out for all sites.")
     for pattern in listed:
-        if not isinstance(pattern, str) or not any(fnmatch.fnmatchcase(site.site, pattern) for site in sites):
+        if not isinstance(pattern, str) or not any(matches(site.site, pattern) for site in sites):
             raise InputError(
                 f"sites={quoted(pattern)} matches none of the {len(sites)} sites, {sites[0].site!r} to "
                 f"{sites[-1].site!r}."
             )
-    return [site for site in sites if any(fnmatch.fnmatchcase(site.site, pattern) for pattern in listed)]
+    return [site for site in sites if any(matches(site.site, pattern) for pattern in listed)]
+
+
+def matches(site: str, pattern: str) -> bool:
+    """Whether a pattern of the shell is of a site; its own name is, whatever brackets are in that."""
+    return site == pattern or fnmatch.fnmatchcase(site, pattern)
 
 
 def _batch(network: Network, batch: Any, seed: int | None) -> tuple[Any, str]:
@@ -444,7 +451,13 @@ def _name(loss: Any) -> str:
     if isinstance(loss, Cotangent):
         return f"given, {digest_of(np.asarray(loss.v))}"
     has_parameters = dataclasses.is_dataclass(loss) and bool(dataclasses.fields(loss))
-    return f"loss {loss!r}" if has_parameters else f"loss {getattr(loss, '__name__', type(loss).__name__)}"
+    return f"loss {loss!r}" if has_parameters else called(loss)
+
+
+def called(loss: Any) -> str:
+    """A function of somebody's that is the loss, in words: by its name."""
+    name: str = getattr(loss, "__name__", type(loss).__name__)
+    return name if name == "loss" else f"loss {name}"
 
 
 def _factors(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["number", "percent", "tenths"]
+__all__ = ["counted", "number", "percent", "tenths"]
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def counted(count: int, one: str) -> str:
+    """How many there are of a thing: 1 block, 2 blocks."""
+    return f"{count:,} {one}" + ("" if count == 1 else "s")
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 import skipscope
 from skipscope import Readings
+from skipscope.torch import naming
 
 SOURCE = """
 import torch
@@ -44,6 +45,36 @@ def loss(output, batch):
 
 
 number = 3
+
+
+class Both(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 3), nn.Linear(4, 3)
+
+    def forward(self, left, right):
+        return self.first(left) + self.second(right)
+
+
+class WithLoss(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return {"logits": self.layer(x), "loss": self.layer(x).square().mean()}
+
+
+class Trouble(Exception):
+    pass
+
+
+def troubled(*given):
+    raise Trouble("no luck\\ntoday")
+
+
+def of_a_file(*given):
+    return open("weights.bin")
 """
 
 
@@ -144,3 +175,59 @@ def test_what_the_model_raises_is_one_line(here: Path, refused: Callable[..., st
 
     assert message.startswith("MODEL 'ourmodels:make_model' fails on what it is given (RuntimeError: mat1 and mat2 ")
     assert message.endswith("mend it, or give another --input, --batch or --loss.")
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("ourmodels:troubled", "MODEL 'ourmodels:troubled' fails on what it is given (Trouble: no luck today)"),
+        ("ourmodels:of_a_file", "(FileNotFoundError: [Errno 2] No such file or directory: 'weights.bin')"),
+        ("wrong:make_model", "MODEL 'wrong:make_model' cannot be imported (SyntaxError: "),
+        ("needy:make_model", "MODEL 'needy:make_model' cannot be imported (ModuleNotFoundError: No module named "),
+    ],
+)
+def test_whatever_a_factory_raises_is_one_line(here: Path, refused: Callable[..., str], target: str, words: str):
+    Path("wrong.py").write_text("def make_model(:\n")
+    Path("needy.py").write_text("import nothing_of_that_name\n")
+
+    for verb in ("flow", "twin"):
+        assert words in refused(verb, target, "--input", "4x6")
+    assert words in refused("sweep", target, "--input", "4x6", "--depths", "1:2")
+    if "import" in words:
+        line = refused("flow", "ourmodels:make_model", "--input", "4x6", "--loss", target)
+        assert words.replace("MODEL", "--loss") in line
+
+
+def test_what_cannot_be_written_is_no_fault_of_the_model(here: Path, refused: Callable[..., str]):
+    Path("there").write_text("a file")
+    line = refused("sweep", "ourmodels:make_model", "--input", "4x6", "--depths", "1:2", "--folder", "there/sweep")
+
+    assert "MODEL" not in line
+
+
+def test_several_inputs_and_a_target(here: Path, succeeded: Callable[..., str]):
+    tensors = {"left": torch.randn(9, 6), "right": torch.randn(9, 4), "target": torch.randint(0, 3, (9,))}
+    save_file(tensors, "batch.safetensors")
+    given = ["ourmodels:Both", "--batch", "batch.safetensors", "--loss", "ourmodels:loss"]
+    succeeded("flow", *given, "--out", "a.parquet", "--quiet")
+
+    (loss,) = Readings.load("a.parquet").rows.filter(quantity="loss")["value"]
+    torch.manual_seed(0)
+    model = sys.modules["ourmodels"].Both()
+    output = model(tensors["left"], tensors["right"])
+    assert loss == pytest.approx(torch.nn.functional.cross_entropy(output, tensors["target"]).item(), rel=1e-6)
+    assert [len(y) for _, y in naming.parts(naming.stored(Path("batch.safetensors")), 4)] == [3, 2, 2, 2]
+
+
+def test_the_help_says_what_the_file_holds(succeeded: Callable[..., str]):
+    assert "`target` is for the loss" in " ".join(succeeded("flow", "--help").split())
+
+
+@pytest.mark.parametrize(
+    ("target", "told"), [("make_model", "gaussian"), ("WithLoss", "the model's own loss")], ids=["none", "its own"]
+)
+def test_what_is_sent_back_is_told(here: Path, succeeded: Callable[..., str], target: str, told: str):
+    succeeded("flow", f"ourmodels:{target}", "--input", "5x6", "--seeds", 3, "--out", "a.parquet", "--quiet")
+
+    cells = Readings.load("a.parquet").cells
+    assert cells["cotangent"].to_list() == [told]

@@ -230,7 +230,7 @@ def test_a_step_that_runs_otherwise_is_no_step_of_zeros():
     missing = dict(fewer.sites.select("site", "status").iter_rows())["blocks.1.1"]
     assert missing == "not executed"
     assert "blocks.1.1" not in set(fewer.rows["site"])
-    assert "calls that the first step listened to did not have" in more.meta["notes"]
+    assert "beyond those of the first step listened to" in more.meta["notes"]
     model.order = [0, 1, 2, 3]
     assert values(step(model, x, scope).readings()).equals(values(whole))
 

@@ -13,6 +13,7 @@ import pickle
 import warnings
 import weakref
 from collections import namedtuple
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import skipscope
-from scope.zoo import ZOO, made, mlp
+from scope.zoo import ZOO, Residual, looked_at, made, mlp
 from skipscope import InputError, Readings
-from skipscope.torch import check_undisturbed, listening
+from skipscope.torch import Listening, check_undisturbed, gains, listening
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +92,17 @@ def test_02_inplace_addition():
     assert {"layer1.0", "layer4.1", "fc"} <= set(
         table(skipscope.probe(model, batch, sites="*"), "activation_grad_norm")
     )
+
+
+@pytest.mark.parametrize("name", ["1", "1.a", "2", "3"])
+def test_01_and_02_full_backward_hooks_of_the_users_own_change_no_reading(name: str):
+    """The shares of the gradient at junctions are among them, whose input is then a view that such a hook makes."""
+    model, x = nn.Sequential(nn.Linear(4, 8), Residual(8), Residual(8), nn.Linear(8, 3)), torch.randn(6, 4)
+    expected = skipscope.probe(model, x)
+    model.get_submodule(name).register_full_backward_hook(looked_at)
+
+    assert skipscope.probe(model, x).rows.equals(expected.rows)
+    assert set(table(expected, "shortcut_share")) == {"1", "2"}
 
 
 def test_03_what_is_changed_in_place_later_is_measured_before():
@@ -303,6 +315,16 @@ def test_21_a_part_that_is_not_called_is_listed():
     assert all(finding.rule != "unreached" for finding in skipscope.diagnose(readings))
 
 
+def test_21_what_is_frozen_is_not_waited_for():
+    """Attention uses the weight of its last layer without calling it."""
+    model: Any = nn.Sequential(nn.Linear(4, 8), nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), nn.Linear(8, 2))
+    model[1].requires_grad_(False)
+    readings = skipscope.probe(model, torch.randn(5, 7, 4))
+
+    assert status(readings)["1.self_attn.out_proj"] == "frozen"
+    assert all(finding.rule != "unreached" for finding in skipscope.diagnose(readings))
+
+
 def test_22_the_fused_path_of_inference_is_reported():
     model, batch = made("encoder")
     with torch.no_grad():
@@ -334,6 +356,7 @@ def test_23_a_compiled_model_is_measured_eagerly_and_it_is_said(compiled_mlp: An
     readings = skipscope.probe(model, batch, loss=cross_entropy)
 
     assert readings.rows.drop("cell").equals(expected)
+    assert readings.meta["notes"] == "the model is compiled; it was measured as it is written, run eagerly"
 
 
 def test_23_so_is_a_part(compiled_mlp: Any):
@@ -345,12 +368,32 @@ def test_23_so_is_a_part(compiled_mlp: Any):
     assert {"0.0", "0.10", "1"} <= set(table(readings, "activation_grad_norm"))
 
 
-def test_24_hooks_after_the_first_compiled_call_are_an_error_and_not_zeros(compiled_mlp: Any):
+def test_24_hooks_after_the_first_compiled_call_see_what_they_see_without(compiled_mlp: Any):
+    plain, model = compiled_mlp
+    x = torch.randn(6, 4)
+
+    def heard(model: Any) -> Readings:
+        plain.zero_grad()
+        with listening(model) as scope:
+            model(x).sum().backward()
+            return scope.readings()
+
+    readings = heard(model)
+    assert readings.rows.equals(heard(plain).rows)
+    assert "run eagerly" in readings.meta["notes"]
+
+
+def test_24_no_step_compiles_the_hooks(compiled_mlp: Any):
+    """Neither the step that is heard in full, nor one with few hooks; between them the compiled model runs."""
     _, model = compiled_mlp
-    with listening(model) as scope:
-        model(torch.randn(6, 4)).sum().backward()
-        with pytest.raises(InputError, match="0 modules were seen"):
-            scope.readings()
+    scope, x = Listening(model), torch.randn(6, 4)
+    torch._dynamo.utils.counters.clear()
+    for step in range(4):
+        with scope.on() if step % 2 == 0 else nullcontext():
+            model(x).sum().backward()
+    assert len(scope.take().readings().rows) > 0
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert torch._dynamo.utils.counters["stats"].get("unique_graphs", 0) == 0
 
 
 # ---------------------------------------------------------------------------------------------------- checkpointing
@@ -402,6 +445,8 @@ def test_27_micro_batches_under_listening_add_up():
     model.zero_grad()
     whole = skipscope.probe(model, (x, y), loss=cross_entropy)
 
+    assert halves.cells["batch"].to_list() == whole.cells["batch"].to_list() == [12]
+    assert halves.meta["notes"] == "2 passes (micro-batches) are added up"
     for quantity in ("activation_rms", "activation_grad_norm", "weight_grad_norm", "dead"):
         a, b = table(halves, quantity), table(whole, quantity)
         assert a.keys() == b.keys()
@@ -468,6 +513,35 @@ def test_35_lazy_modules_are_counted_after_their_first_forward():
 
     assert {"0", "2"} <= set(table(readings, "weight_grad_norm"))
     assert table(readings, "parameters")["network"] == 4 * 8 + 8 + 8 * 3 + 3
+
+
+def test_35_and_47_one_lazy_module_does_not_let_the_others_move():
+    model: Any = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.LazyLinear(3))
+    mean, state = model[1].running_mean.clone(), torch.get_rng_state()
+    skipscope.probe(model, torch.randn(6, 4, generator=torch.Generator().manual_seed(0)))
+
+    assert torch.equal(model[1].running_mean, mean)
+    assert int(model[1].num_batches_tracked) == 0
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model[3].weight.shape == (3, 8)
+
+
+def test_35_lazy_buffers_stay_as_the_first_forward_made_them():
+    model: Any = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d())
+    skipscope.probe(model, torch.randn(6, 3, 8, 8))
+
+    assert model[1].running_mean.shape == (4,)
+
+
+@pytest.mark.parametrize("make", [torch.jit.script, lambda model: nn.Sequential(torch.jit.script(model))])
+def test_scripts_are_refused(make: Any):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # PyTorch would have torch.export in its place
+        model, batch = make(mlp()), labelled()
+
+    for use in (skipscope.probe, lambda model, x: Listening(model), skipscope.studies.lesion):
+        with pytest.raises(InputError, match=r"model.* is compiled to a script \(TorchScript\)"):
+            use(model, batch[0])
 
 
 def test_36_transforms_are_refused_within_and_work_after():
@@ -696,3 +770,225 @@ def test_the_language_model_and_the_resnet_have_their_blocks():
     for model, batch, blocks in ((*made("resnet18"), 8), (*made("language"), 3)):
         sites = skipscope.probe(model, batch).sites.filter(pl.col("block") > 0)
         assert sites["block"].to_list() == list(range(1, blocks + 1))
+
+
+# -------------------------------------------------------------------------------------------------------------- names
+
+
+class Named(nn.Module):
+    """Its parts have the names that the scope has for the ends of a model and for the whole of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input, self.network, self.output = nn.Linear(4, 8), NamedBlocks(), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.network(self.input(x))) * 2
+
+
+class NamedBlocks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks: Any = nn.ModuleList(NamedBlock() for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class NamedBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.input, self.output = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.output(torch.relu(self.input(x)))
+
+
+@pytest.mark.parametrize("way", ["probe", "first step", "later step"])
+def test_parts_that_are_called_as_the_ends_are_keep_their_names(way: str):
+    model, x = Named(), torch.randn(40, 4)
+    readings = skipscope.probe(model, x, sites="*")
+    scope = Listening(model, sites="*")
+    for _ in range(("probe", "first step", "later step").index(way)):
+        with scope.on():
+            model(x).sum().backward()
+            readings = scope.readings()
+    found, weights = table(readings, "activation_rms"), table(readings, "weight_norm")
+    gains_of, h = table(readings, "forward_gain"), model.input(x)
+    entered = model.network(h)
+
+    expected = {
+        "input'": x,
+        "input": h,
+        "network.blocks.0.input'": h,
+        "network.blocks.0.input": model.network.blocks[0].input(h),
+        "network'": entered,
+        "output": model.output(entered),
+        "output'": model(x),
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(
+        {name: rms(value) for name, value in expected.items()}, rel=1e-5
+    )
+    assert ("output", 1) not in found
+    assert weights["input"] == pytest.approx(norm(model.input.weight), rel=1e-6)
+    assert weights["network.blocks.0.input"] == pytest.approx(norm(model.network.blocks[0].input.weight), rel=1e-6)
+    assert gains_of["output'"] == pytest.approx(norm(model(x)) / norm(x), rel=1e-5)
+    assert table(readings, "forward_growth")["network"] ** 1.5 == pytest.approx(norm(entered) / norm(h), rel=1e-5)
+
+
+def test_a_part_called_network_that_is_a_block_is_one_site():
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.network, self.head = nn.Linear(4, 8), Residual(8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.network(self.stem(x)))
+
+    model, x = Whole(), torch.randn(6, 4)
+    readings = skipscope.probe(model, x, sites="*")
+
+    assert "network'" in table(readings, "branch_ratio")
+    with gains(model, x, shortcut=0, at="network'") as turned:
+        assert [each.module for each in turned.junctions] == ["network"]
+    lesions = skipscope.studies.lesion(model, (x, torch.randint(0, 3, (6,))), loss=nn.CrossEntropyLoss())
+    assert set(lesions.rows["site"]) == {"network", "network'"}
+
+
+def test_a_site_can_be_asked_for_by_its_name_with_brackets():
+    model, batch = made("recurrent")
+
+    assert table(skipscope.probe(model, batch, sites="lstm[0]"), "activation_rms").keys() == {"lstm[0]"}
+
+
+# ------------------------------------------------------------------------------------- several outputs, and the loss
+
+
+class Several(nn.Module):
+    """Gives a loss, a number a sample and scores, in an order of choice."""
+
+    def __init__(self, *order: str) -> None:
+        super().__init__()
+        self.body, self.order = mlp(), order
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        scores = self.body(x)
+        made = {"loss": scores.square().mean(), "sizes": scores.square().sum(1), "scores": scores}
+        return {name: made[name] for name in self.order}
+
+
+@pytest.mark.parametrize("order", [("loss", "sizes", "scores"), ("scores", "sizes", "loss")])
+@pytest.mark.parametrize("loss", [None, lambda output, batch: output["scores"].sum()])
+def test_of_several_outputs_the_scores_are_what_is_looked_back_from(order: tuple[str, ...], loss: Any):
+    readings = skipscope.probe(Several(*order), torch.randn(6, 4), loss=loss, sites="*")
+    back, sizes = table(readings, "backward_gain"), table(readings, "activation_grad_norm")
+
+    assert back["output.scores"] == 1.0
+    assert back["body.0"] == pytest.approx(sizes["body.0"] / sizes["output.scores"], rel=1e-6)
+    assert "output.loss" not in readings.sites["site"].to_list()
+    assert readings.sites["site"].to_list()[-3:] == ["output.sizes", "output.scores", "network"]
+
+
+def test_a_loss_alone_is_the_output():
+    readings = skipscope.probe(Several("loss"), torch.randn(6, 4), sites="*")
+
+    assert "output" in table(readings, "activation_rms")
+
+
+def test_a_loss_that_autograd_does_not_follow_is_refused():
+    model, batch = mlp(), labelled()
+    with pytest.raises(InputError, match="loss gives a number that autograd does not follow"):
+        skipscope.probe(model, batch, loss=lambda output, batch: cross_entropy(output.detach(), batch))
+
+    frozen = mlp().requires_grad_(False)  # there is nothing that it could follow
+    assert "loss" in set(skipscope.probe(frozen, batch, loss=cross_entropy).rows["quantity"])
+
+
+def test_a_loss_called_loss_is_said_once():
+    def loss(output: Tensor, batch: Any) -> Tensor:
+        return output.square().mean()
+
+    model = nn.Sequential(nn.Linear(4, 8), Residual(8), nn.Linear(8, 3))
+    assert skipscope.probe(model, torch.randn(6, 4), loss=loss).cells["cotangent"].to_list() == ["loss"]
+    twin = skipscope.studies.twin(model, torch.randn(6, 4), loss=loss, steps=1)
+    assert set(twin.cells["cotangent"]) == {"loss"}
+    assert skipscope.probe(mlp(), labelled(), loss=cross_entropy).cells["cotangent"].to_list() == ["loss cross_entropy"]
+
+
+# -------------------------------------------------------------------------------------------------- what a cell says
+
+
+def test_the_number_of_blocks_is_said_whatever_sites_are_asked_for():
+    model, x = mlp(), torch.randn(6, 4)
+
+    for sites in (None, "*", "output"):
+        assert skipscope.probe(model, x, sites=sites).cells["blocks"].to_list() == [4]
+
+
+def test_readings_under_gains_say_so():
+    model: Any = nn.Sequential(nn.Linear(4, 8), Residual(8), Residual(8), nn.Linear(8, 3))
+    x = torch.randn(6, 4)
+    found = [skipscope.probe(model, x)]
+    for at in (None, "1", "2"):
+        with gains(model, x, shortcut=0, branch=0.5, at=at):
+            found.append(skipscope.probe(model, x))
+    cells = Readings.concat(found).cells
+
+    assert cells["gain"].to_list() == ["", "0, 0.5", "0, 0.5 at 1", "0, 0.5 at 2"]
+    assert cells["edit"].to_list() == [
+        "",
+        "shortcuts times 0, branches times 0.5",
+        "shortcut times 0, branch times 0.5 at 1",
+        "shortcut times 0, branch times 0.5 at 2",
+    ]
+    assert skipscope.probe(model, x).cells["cell"].to_list() == found[0].cells["cell"].to_list()
+
+
+# -------------------------------------------------------------------------------------------------- skipped blocks
+
+
+class Skipping(nn.Module):
+    """Runs the blocks that it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.blocks = nn.ModuleList(Residual(8) for _ in range(4))
+        self.order = [0, 1, 2, 3]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for index in self.order:
+            x = self.blocks[index](x)
+        return self.head(x)
+
+
+def test_a_block_that_a_step_skips_is_named_and_cut_off_from_nothing():
+    model = Skipping()
+    scope, found = Listening(model), []
+    usual = [0, 1, 2, 3]  # and after a step that was otherwise the next is heard in full
+    for step, order in enumerate([usual, [0, 2, 3], usual, [0, 1, 2], usual, [0, 1, 1, 2, 3]]):
+        model.order = order
+        model.zero_grad()
+        with scope.on():
+            model(torch.randn(40, 4)).square().mean().backward()
+            found.append(scope.take().readings(step=step))
+    notes = [each.meta.get("notes", "") for each in found]
+
+    assert [note.partition(":")[0] for note in notes] == [
+        "",
+        "blocks.1",
+        "",
+        "blocks.3",
+        "",
+        "1 call beyond those of the first step listened to",
+    ]
+    statuses = status(found[1])
+    assert {statuses[name] for name in ("blocks.1", "blocks.1.a", "blocks.1.b")} == {"not executed"}
+    assert statuses["blocks.2.a"] == "measured"
+    # Blocks keep their numbers, so that all steps are of one cell, and are said to be over as many.
+    whole = Readings.concat(found)
+    assert whole.cells["blocks"].to_list() == [4]
+    assert "forward_growth" in set(found[1].rows["quantity"]) & set(found[3].rows["quantity"])

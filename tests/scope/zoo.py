@@ -192,6 +192,30 @@ class Drawn(nn.Module):
         return y
 
 
+class Residual(nn.Module):
+    """Two layers and a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.b(torch.relu(self.a(x)))
+
+
+def looked_at(*given: Any) -> None:
+    """A hook of the user's own."""
+
+
+def hooked() -> nn.Module:
+    """Blocks, a layer and a head that the user follows with full backward hooks and pre-hooks."""
+    model = nn.Sequential(nn.Linear(4, 8), Residual(8), Residual(8), nn.Linear(8, 3))
+    for name in ("1", "2.a", "3"):
+        model.get_submodule(name).register_full_backward_hook(looked_at)
+    model.get_submodule("2").register_full_backward_pre_hook(looked_at)
+    return model
+
+
 def mlp(depth: int = 6, width: int = 8, features: int = 4, outputs: int = 3) -> Any:
     """A plain network of so many weight layers."""
     parts: list[nn.Module] = [nn.Linear(features, width), nn.ReLU()]
@@ -227,6 +251,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
     "odd outputs": (Odd, rows),
     "recurrent": (Recurrent, lambda: torch.randn(5, 7, 4)),
     "random": (Drawn, rows),
+    "full backward hooks": (hooked, rows),
     "sparse embedding": (
         lambda: nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)),
         lambda: torch.randint(0, 9, (6,)),

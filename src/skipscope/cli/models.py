@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +42,8 @@ batches = click.option(
 
 def batch_of(default: int, about: str) -> Callable[[options.Command], options.Command]:
     """`--batch`: a number of designs, a file of a model."""
-    return click.option(
-        "--batch", default=str(default), show_default=True, help=f"{about}Of MODEL a .safetensors file."
-    )
+    file = "Of MODEL a .safetensors file: one tensor, or keyword arguments by name; `target` is for the loss."
+    return click.option("--batch", default=str(default), show_default=True, help=f"{about}{file}")
 
 
 batch = batch_of(1, "Samples a network. ")
@@ -108,25 +108,22 @@ def measured(
         InputError: PyTorch is not installed, or something cannot be used.
     """
     require_torch(model)
-    from skipscope.probe import probe
+    from skipscope.probe import cell_of
+    from skipscope.quantities import QUANTITIES
     from skipscope.readings import Readings
-    from skipscope.torch import naming
+    from skipscope.torch import naming, scope
 
-    fn = None if loss is None else naming.named("--loss", loss)
+    fn = given_loss(loss)
     found = []
     for seed in seeds:
         data = _batch(batch, seed=seeds[0], **asked)
         with told(model):
-            found.append(
-                probe(
-                    naming.model_of(model, seed=seed),
-                    data,
-                    loss=fn,
-                    seed=seed,
-                    sites=sites or None,
-                    factors={"cotangent": f"loss {loss}" if loss else "its own loss, or gaussian"},
-                )
-            )
+            made = naming.model_of(model, seed=seed)
+            one = scope.measure(made, data, fn, seed, quantities=QUANTITIES, sites=sites or None, factors={})
+        # What is drawn for every seed is one cell, as of designs.
+        sent = f"loss {loss}" if loss else str(one.cell["cotangent"]).partition(", seed")[0]
+        cell = cell_of({**{name: value for name, value in one.cell.items() if name != "cell"}, "cotangent": sent})
+        found.append(replace(one, cell=cell).readings())
     return Readings.concat(found)
 
 
@@ -164,12 +161,13 @@ def swept(own: dict[str, Any], progress: Any) -> Readings:
     from skipscope import studies
     from skipscope.torch import naming
 
-    naming.named("MODEL", own["model"])
+    with told(own["model"]):
+        naming.named("MODEL", own["model"])
     given_loss(own["loss"])
     data = {name: own[name] for name in ("input_", "input_dtype", "high")}
     batch = _batch(own["batch"], **data, seed=own["seeds"][0])
     asked = {name: own[name] for name in ("depths", "seeds", "loss", "twin", "sites", "folder", "jobs")}
-    with told(own["model"]):
+    with told(own["model"], folder=own["folder"]):
         return studies.sweep(own["model"], batch=batch, **asked, progress=progress)
 
 
@@ -193,7 +191,10 @@ def given_loss(loss: str | None) -> Any:
     """
     from skipscope.torch import naming
 
-    return None if loss is None else naming.named("--loss", loss)
+    if loss is None:
+        return None
+    with told(loss, "--loss"):
+        return naming.named("--loss", loss)
 
 
 def batches_of(
@@ -215,16 +216,27 @@ def batches_of(
 
 
 @contextmanager
-def told(model: str) -> Iterator[None]:
-    """What a user's own code raises is told in one line, as it is about what it was given."""
+def told(name: str, parameter: str = "MODEL", *, folder: Path | None = None) -> Iterator[None]:
+    """What a user's own code raises is told in one line, as it is about what it was given.
+
+    Args:
+        name: of the model or the loss.
+        parameter: which of them it is.
+        folder: where work is kept: what cannot be written there is no fault of theirs.
+    """
     try:
         yield
-    except InputError:
+    except (InputError, click.ClickException, click.Abort, BrokenPipeError):
         raise
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # theirs may be any
+        if isinstance(error, OSError) and folder is not None and str(error.filename).startswith(str(folder)):
+            raise
+        said = f"{type(error).__name__}: {error}".replace("\n", " ")
+        if isinstance(error, ImportError | SyntaxError):
+            raise InputError(f"{parameter} {name!r} cannot be imported ({said}): mend it.") from error
         raise InputError(
-            f"MODEL {model!r} fails on what it is given ({type(error).__name__}: {error}): mend it, or give another "
-            "--input, --batch or --loss."
+            f"{parameter} {name!r} fails on what it is given ({said}): mend it, or give another --input, --batch or "
+            "--loss."
         ) from error
 
 

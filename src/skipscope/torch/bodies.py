@@ -1,15 +1,19 @@
 """Which calls of a model are its blocks, and where its body begins and ends.
 
-A block is an instance of a class of modules that the model repeats and whose output has the shape of its input, in most
-instances: the outermost such class, for a block is made of parts that are repeated too, while a stage changes the
-shape. A model that repeats no such class is a chain: its blocks are the weight layers between the first and the last,
-each with what follows it before the next.
+A block is a call of a class of modules that the model repeats (many instances, or one that it calls again and again)
+and whose output has the shape of its input, in most calls. Such classes hold one another: the outermost is taken, for a
+block is made of parts that are repeated too, but for one whose instances are stages or towers, that is lists of blocks
+themselves. Where several classes follow each other, as encoder and decoder do, the blocks of all are the body, in order
+of execution; which of them belong together is judged by their names, in `skipscope.ranges`. A model that repeats no
+such class is a chain: its blocks are the weight layers between the first and the last, each with what follows it before
+the next.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -20,6 +24,8 @@ from skipscope.torch.log import Heard
 __all__ = ["Body", "body_of", "repeated"]
 
 Repeated = dict[type[nn.Module], list[nn.Module]]
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,10 @@ class Body:
 
 
 def repeated(model: nn.Module) -> Repeated:
-    """The classes of modules with weight layers in them that occur twice or more, outside of each other."""
+    """The classes of modules with weight layers in them, less what stands inside another of the same class.
+
+    One instance is enough: it may be called many times.
+    """
     found: Repeated = defaultdict(list)
     walk: list[tuple[nn.Module, frozenset[type[nn.Module]]]] = [(model, frozenset())]
     met: set[int] = set()
@@ -48,33 +57,45 @@ def repeated(model: nn.Module) -> Repeated:
             continue
         met.add(id(module))
         kind = type(module)
-        # A parametrized module has a class of its own, which is no sign of anything.
-        composite = bool(module._modules) and "parametrizations" not in module._modules
-        if composite and not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict) and module is not model:
+        if _is_composite(module) and module is not model:
             if kind not in around:
                 found[kind].append(module)
             around = around | {kind}
         walk += [(child, around) for child in reversed(list(module.children()))]
-    weighted = {kind: [each for each in modules if _weighted(each)] for kind, modules in found.items()}
-    return {kind: modules for kind, modules in weighted.items() if len(modules) >= 2}
+    weighted = {kind: [each for each in modules if _weights(each)] for kind, modules in found.items()}
+    return {kind: modules for kind, modules in weighted.items() if modules}
 
 
-def _weighted(module: nn.Module) -> bool:
-    return any(is_weight_layer(each) for each in module.modules())
+def _is_composite(module: nn.Module) -> bool:
+    """Whether it has parts of its own; a parametrized module has a class of its own, which is no sign of anything."""
+    return bool(module._modules) and not _is_parametrized(module) and not isinstance(module, _CONTAINERS)
+
+
+def _is_parametrized(module: nn.Module) -> bool:
+    return "parametrizations" in module._modules
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(is_weight_layer(each) for each in module.modules())
 
 
 def body_of(heard: Sequence[Heard], classes: Repeated) -> Body:
     """The body of the model of which this was heard."""
+    chosen: list[Heard] = []
+    around: set[int] = set()  # modules that are blocks, or inside of one
     for kind in _outermost_first(classes):
-        members = {id(module) for module in classes[kind]}
-        outputs = [each for each in heard if each.call == 0 and id(each.module) in members]
-        blocks = _one_each(outputs)
-        kept = sum(each.shape == each.entered for each in blocks)
-        if len(blocks) >= 2 and 2 * kept >= len(blocks):
-            entries = {each.site: each for each in heard if each.module is None}
-            name = blocks[0].site.removesuffix(blocks[0].path)
-            return Body(blocks, entries.get(f"{name}.input"), whole=True)
-    return _chain(heard)
+        members = {id(module) for module in classes[kind]} - around
+        blocks = _one_each([each for each in heard if id(each.module) in members])
+        if len(blocks) < 2 or 2 * sum(map(_keeps, blocks)) <= len(blocks) or _holds(classes[kind], chosen):
+            continue
+        if not _are_stages(blocks, heard) and (not chosen or _is_listed(blocks)):
+            chosen += blocks
+            around.update(id(inside) for module in classes[kind] for inside in module.modules())
+    if not chosen:
+        return _chain(heard)
+    chosen.sort(key=lambda each: each.order)
+    given = (each for each in heard if each.kind == "input" and each.into is chosen[0].module)
+    return _between(chosen, next(given, None), heard, whole=True)
 
 
 def _outermost_first(classes: Repeated) -> list[type[nn.Module]]:
@@ -92,19 +113,111 @@ def _outermost_first(classes: Repeated) -> list[type[nn.Module]]:
 
 
 def _one_each(outputs: Sequence[Heard]) -> list[Heard]:
-    """Of every block the output that has the shape of its input, else the first."""
-    by_block: dict[str, list[Heard]] = defaultdict(list)
+    """Of every call the output that has the shape of its input, else the first."""
+    by_call: dict[tuple[str, int], list[Heard]] = defaultdict(list)
     for each in outputs:
-        by_block[each.site.removesuffix(each.path)].append(each)
-    return [next((each for each in found if each.shape == each.entered), found[0]) for found in by_block.values()]
+        by_call[each.name, each.call].append(each)
+    return [next(filter(_keeps, found), found[0]) for found in by_call.values()]
+
+
+def _keeps(each: Heard) -> bool:
+    return each.shape == each.entered
+
+
+def _holds(modules: Sequence[nn.Module], blocks: Sequence[Heard]) -> bool:
+    """Whether blocks are inside of these modules."""
+    found = {id(each.module) for each in blocks}
+    return any(id(inside) in found for module in modules for inside in module.modules())
+
+
+def _is_listed(blocks: Sequence[Heard]) -> bool:
+    """Whether they stand in one list, or are calls of one module: other modules of one class may be anything."""
+    listed = Counter(re.sub(r"\d+", "*", each.name) for each in blocks if each.call or each.name[-1:].isdigit())
+    return max(listed.values(), default=0) >= 2
+
+
+# ------------------------------------------------------------------------------------------------------------ stages
+
+
+def _are_stages(blocks: Sequence[Heard], heard: Sequence[Heard]) -> bool:
+    """Whether most of these modules are lists of blocks: stages, towers, whole encoders."""
+    outputs: dict[int, list[Heard]] = defaultdict(list)
+    for each in heard:
+        if each.module is not None:
+            outputs[id(each.module)].append(each)
+    modules = {id(each.module): each for each in blocks}
+    stages = sum(_is_stage(each, len(blocks), outputs) for each in modules.values())
+    return 2 * stages > len(modules)
+
+
+def _is_stage(block: Heard, calls: int, outputs: dict[int, list[Heard]]) -> bool:
+    """Whether it holds a list of parts that keep the shape, and is no more than that list.
+
+    A residual block may hold a list as well: of its convolutions, say, each with its norm. So the parts must have
+    several layers each and be as many as there are calls, or the module must hand on the very tensor that the last part
+    did, without adding to it.
+    """
+    assert block.module is not None
+    for parts in _lists(block.module):
+        kept = [part for part in parts if _weights(part) and any(map(_keeps, outputs[id(part)]))]
+        deep = [part for part in kept if _weights(part) >= 2]
+        alike = max(Counter(type(part) for part in deep).values(), default=0)
+        if alike >= 2 and (alike >= calls or _hands_on(block, parts[-1], outputs)):
+            return True
+        if len(kept) > calls and _hands_on(block, parts[-1], outputs):
+            return True
+    return False
+
+
+def _lists(module: nn.Module) -> Iterator[list[nn.Module]]:
+    """What stands in the lists that it holds, in lists inside of them too; not in those of its parts."""
+    waiting = [child for child in module.children() if isinstance(child, _CONTAINERS)]
+    while waiting:
+        held = waiting.pop()
+        parts: list[nn.Module] = []
+        inner = list(held.children())
+        while inner:
+            part = inner.pop(0)
+            if isinstance(part, _CONTAINERS):
+                inner = [*part.children(), *inner]
+            else:
+                parts.append(part)
+        if parts:
+            yield parts
+
+
+def _hands_on(block: Heard, part: nn.Module, outputs: dict[int, list[Heard]]) -> bool:
+    """Whether what the module hands on is the very tensor that this part handed on."""
+    source = block.source
+    return source is not block and any(each.source is source for each in outputs[id(part)])
+
+
+# -------------------------------------------------------------------------------------------------------- both ends
 
 
 def _chain(heard: Sequence[Heard]) -> Body:
     """The weight layers but the first and the last, each to the last module before the next."""
-    leaves = [each for each in heard if each.module is not None and not each.module._modules and each.call == 0]
-    leaves = _one_each(leaves)
+    leaves = _one_each([each for each in heard if _is_leaf(each)])
     weights = [index for index, each in enumerate(leaves) if each.module is not None and is_weight_layer(each.module)]
     if len(weights) < 3:
         return Body((), None, whole=False)
     ends = [leaves[after - 1] for after in weights[1:]]  # what stands before the next weight layer
-    return Body(ends[1:], ends[0], whole=False)
+    return _between(ends[1:], ends[0], heard, whole=False)
+
+
+def _is_leaf(each: Heard) -> bool:
+    if each.module is None or ".parametrizations." in f".{each.site}.":
+        return False  # what makes a weight hands on no activation
+    return not each.module._modules or _is_parametrized(each.module)
+
+
+def _between(blocks: Sequence[Heard], entry: Heard | None, heard: Sequence[Heard], *, whole: bool) -> Body:
+    """The body from an entry to its last block.
+
+    An end is a site, of which the first call counts. Where the last block is a further call, no growth from end to end
+    is to be had from that: then both ends are the same site, which is none, and what is judged are all its calls.
+    """
+    last = blocks[-1]
+    if last.call:
+        entry = next((each for each in heard if each.site == last.site), entry)
+    return Body(blocks, entry, whole)

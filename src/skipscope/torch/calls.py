@@ -25,6 +25,21 @@ from skipscope.torch.names import Names
 __all__ = ["Addition", "Call", "Calls", "Place", "addition"]
 
 _ADDING = frozenset((torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__))
+_OTHER = {
+    getattr(owner, name): doubt
+    for names, doubt in (
+        ("sub sub_ subtract subtract_ rsub __sub__ __isub__ __rsub__", "one term is subtracted from the other"),
+        ("lerp lerp_", "both terms are mixed by lerp, in which neither stands by itself"),
+        ("addcmul addcmul_ addcdiv addcdiv_", "what the branch is multiplied by is part of the addition"),
+        ("addmm addmm_ addbmm baddbmm", "the last weight of the branch is part of the addition"),
+    )
+    for name in names.split()
+    for owner in (torch, Tensor)
+    if hasattr(owner, name)
+}
+"""What adds as well, together with something else: it is found, and not taken apart."""
+
+_WRITING = ("sub_", "subtract_", "__isub__", "lerp_", "addcmul_", "addcdiv_", "addmm_")
 _OURS = ("skipscope.torch.", "torch.overrides", "torch._tensor")
 _TRANSPARENT = ("OptimizedModule", "CheckpointWrapper")
 
@@ -58,11 +73,13 @@ class Addition:
         operands: both terms in order.
         alpha: what the second is multiplied by.
         in_place: whether the first becomes the sum.
+        doubt: why it is no plain addition; "" where it is one.
     """
 
     operands: tuple[Tensor, Tensor]
     alpha: float
     in_place: bool
+    doubt: str = ""
 
 
 @dataclass(eq=False)
@@ -180,10 +197,21 @@ class Calls:
 def addition(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Addition | None:
     """The addition of two tensors that this call is, if it is one."""
     if func not in _ADDING:
-        return None
+        return _other(func, args, kwargs)
     first = args[0] if args else kwargs.get("input")
     second = args[1] if len(args) > 1 else kwargs.get("other")
     if not isinstance(first, Tensor) or not isinstance(second, Tensor) or kwargs.get("out") is not None:
         return None
     in_place = func in (Tensor.add_, Tensor.__iadd__)
     return Addition((first, second), kwargs.get("alpha", 1), in_place)
+
+
+def _other(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Addition | None:
+    """The terms of an operation that adds among other things, if it is one and they are tensors."""
+    doubt = _OTHER.get(func, "")
+    given = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+    if not doubt or len(given) < 2:
+        return None
+    if "multiplied" in doubt:  # the branch is the factor that the model does not hold
+        given[1:] = [x for x in reversed(given[1:]) if not isinstance(x, torch.nn.Parameter)] or given[1:]
+    return Addition((given[0], given[1]), 1, func.__name__ in _WRITING, doubt)

@@ -25,7 +25,7 @@ from skipscope.torch.junctions import Junction, Junctions, junctions
 from skipscope.torch.keeping import eager, require_plain, unwrapped
 from skipscope.torch.shortcuts import broadcast
 
-__all__ = ["Turned", "gains", "turned_at"]
+__all__ = ["Turned", "gains", "told", "turned_at"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,26 @@ def turned_at(model: nn.Module, place: Place) -> tuple[float, float]:
     return (1.0, 1.0) if turning is None else turning.factors_at(place)[1]
 
 
+def told(model: nn.Module) -> tuple[str, str]:
+    """The gains at this moment: of every junction that has others than 1, as `0, 1 at b.0, b.1`; and in short."""
+    turning = _ACTIVE.get(id(unwrapped(model)))
+    if turning is None:
+        return "", ""
+    groups, count = turning.groups()
+    if not groups:
+        return "", ""
+    if len(groups) == 1 and count == len(next(iter(groups.values()))):
+        ((shortcut, branch),) = groups
+        return f"{shortcut:g}, {branch:g}", f"shortcuts times {shortcut:g}, branches times {branch:g}"
+    listed = [f"{shortcut:g}, {branch:g} at {', '.join(names)}" for (shortcut, branch), names in groups.items()]
+    short = [
+        f"shortcut times {shortcut:g}, branch times {branch:g} at "
+        + (", ".join(names) if len(names) <= 4 else f"{len(names)} junctions")
+        for (shortcut, branch), names in groups.items()
+    ]
+    return "; ".join(listed), "; ".join(short)
+
+
 class _Turning(TorchFunctionMode):
     """Computes the junctions of one model with the gains that they have at the moment."""
 
@@ -129,6 +149,15 @@ class _Turning(TorchFunctionMode):
             yield Turned(chosen, kept)
         finally:
             self._factors = before
+
+    def groups(self) -> tuple[dict[tuple[float, float], list[str]], int]:
+        """The junctions whose gains are not 1, by gains, in order; and how many junctions there are."""
+        found: dict[tuple[float, float], list[str]] = defaultdict(list)
+        for junction in self._found:
+            factors = self._factors.get(junction.name, (1.0, 1.0))
+            if factors != (1.0, 1.0):
+                found[factors].append(junction.name)
+        return found, len(self._found)
 
     def factors_at(self, place: Place) -> tuple[Junction | None, tuple[float, float]]:
         """The junction at a place, and its gains; of a call beyond those that were found, those of the last found."""

@@ -44,8 +44,7 @@ class Joints:
             for role, fields in quantity.needs.items():
                 if role not in _HANDED_ON:
                     wants.setdefault(role, set()).update(fields)
-        scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
-        self._wants: Mapping[str, Collection[Field]] = {} if scripted else {r: tuple(f) for r, f in wants.items()}
+        self._wants: Mapping[str, Collection[Field]] = {role: tuple(fields) for role, fields in wants.items()}
         self._pairs = sorted({pair for quantity in asked for pair in quantity.pairs})
         self._bare = {role for role, fields in self._wants.items() if not fields}  # of which the norm is all
         self._log = log

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
 from torch import nn
 
 from skipscope.errors import InputError, as_list, quoted
 from skipscope.torch.calls import Place
 from skipscope.torch.keeping import eager, kept, require_plain, unwrapped
+from skipscope.torch.names import apart
 from skipscope.torch.provenance import Node, Provenance, Sum
 from skipscope.torch.shortcuts import Kind, Shortcut, shortcut_of
 from skipscope.torch.steps import arguments
@@ -186,7 +186,6 @@ def junctions(model: nn.Module, batch: Any) -> Junctions:
     """
     require_plain(model)
     model = unwrapped(model)
-    _require_seen(model)
     args, kwargs = arguments(batch)
     met: list[Shortcut] = []
 
@@ -216,7 +215,7 @@ def named(model: nn.Module, record: Provenance, met: Sequence[Shortcut]) -> tupl
         place = each.sum.place
         counts[place.call, place.number] += 1
         ordinal = counts[place.call, place.number]
-        site = (place.call or "forward") + (f"+{ordinal}" if ordinal > 1 else "")
+        site = (apart(place.call) or "forward") + (f"+{ordinal}" if ordinal > 1 else "")
         continues = _continued(each, list(zip(sure, found, strict=False)))
         found.append(_junction(record, each, site, order, continues))
     doubtful = tuple(
@@ -243,15 +242,6 @@ def _streams(record: Provenance, met: Sequence[Shortcut]) -> dict[int, str]:
 
 def _side_by_side(a: Node | None, b: Node | None) -> bool:
     return a is not None and b is not None and not (a.ancestors >> b.index & 1 or b.ancestors >> a.index & 1)
-
-
-def _require_seen(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            where = f"model.{name}" if name else "model"
-            raise InputError(
-                f"{where} is compiled to a script (TorchScript), whose inside cannot be seen: give the module."
-            )
 
 
 def _junction(record: Provenance, each: Shortcut, site: str, order: int, continues: str) -> Junction:

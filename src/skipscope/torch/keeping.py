@@ -52,9 +52,14 @@ def require_plain(model: nn.Module) -> None:
     """Whether one process can run the model and see all of it.
 
     Raises:
-        InputError: it is spread over devices or processes.
+        InputError: it is spread over devices or processes, or a part of it is a script.
     """
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            where = f"model.{name}" if name else "model"
+            raise InputError(
+                f"{where} is compiled to a script (TorchScript), whose inside cannot be seen: give the module."
+            )
         for kind in type(module).__mro__:
             if kind.__name__ in _PARALLEL:
                 where = f"model.{name}" if name else "model"
@@ -98,23 +103,27 @@ def restore_random_state(state: dict[str, Any]) -> None:
 def kept(model: nn.Module) -> Iterator[None]:
     """After the context buffers and random states are what they were before, whatever was raised.
 
-    What a model's first forward makes (lazy parameters) stays, and so does what their initialisation drew.
+    What a model's first forward makes stays: parameters and buffers of lazy modules. What their initialisation drew is
+    drawn again, by whatever draws next.
     """
-    lazy = any(is_lazy(p) for p in model.parameters())
-    state = None if lazy else random_state(model)
-    buffers = [] if lazy else [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    state = random_state(model)
+    buffers = [(module._buffers, dict(module._buffers)) for module in model.modules() if not _is_lazy(module)]
     copies = [(x, x.detach().clone()) for _, own in buffers for x in own.values() if x is not None]
     try:
         yield
     finally:
-        if state is not None:
-            restore_random_state(state)
+        restore_random_state(state)
         for now, before in buffers:
             now.update(before)
         for x, copy in copies:
             # By way of `.data`, which does not count as a change: a graph of the user's may hold the buffer.
             with torch.inference_mode(x.is_inference()):
                 x.data.copy_(copy)
+
+
+def _is_lazy(module: nn.Module) -> bool:
+    """Whether the module is given its shapes by its first forward."""
+    return any(is_lazy(x) for own in (module._parameters, module._buffers) for x in own.values() if x is not None)
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

@@ -16,7 +16,7 @@ from skipscope.protocol import Site, SiteKind
 from skipscope.torch.bodies import Body
 from skipscope.torch.listening import Listener, activation_of, is_weight_layer
 from skipscope.torch.log import Heard
-from skipscope.torch.names import clean
+from skipscope.torch.names import apart, clean
 from skipscope.torch.parameters import Held
 
 __all__ = ["Trained", "layout"]
@@ -62,6 +62,7 @@ def layout(
     held: Sequence[Held],
     trained: Trained,
     roles: Mapping[Place, Collection[str]],
+    missed: Collection[Heard] = (),
 ) -> tuple[list[Site], dict[str, str]]:
     """All sites in order of execution, and of some what there is to say beside a reading.
 
@@ -73,31 +74,53 @@ def layout(
         held: its parameters.
         trained: what became of them.
         roles: what was summed, by site and call.
+        missed: what was heard in the first step, and not in this one.
     """
     drafts: dict[str, _Draft] = {}
+    outputs = _outputs(model, listener.heard, roles)
     for each in listener.heard:
+        if each.module is model and each not in outputs:
+            continue
         unused = each.kind == "input" and each.into is not model and each is not body.entry
         if each.site not in drafts and not unused:
-            drafts[each.site] = _draft(each)
-    _number(drafts, body, roles)
+            drafts[each.site] = _draft(each, model)
+    _number(drafts, body, roles, missed)
     _join(drafts, joints)
     statuses = _not_measured(model, listener, drafts)
     _add_parameters(drafts, held)
     _add_statuses(statuses, held, trained)
-    weights = [site for site in drafts if {"weight", "weight_grad"} <= set(roles.get((site, 0), ()))]
+    weights = [site for site in drafts if "weight_grad" in roles.get((site, 0), ())]
     if weights:
         drafts[weights[0]].outer = "first"
         drafts[weights[-1]].outer = "last"
-    ordered = _ordered(list(drafts.values()), listener.heard, joints)
+    inputs = [each.site for each in listener.heard if each.into is model]
+    ends = inputs, [each.site for each in outputs]
+    ordered = _ordered(list(drafts.values()), listener.heard, joints, ends)
     return [
         Site(d.site, order, d.depth, d.kind, d.name, d.activation, d.block, d.ends, d.outer, d.tied_to)  # type: ignore[arg-type]
         for order, d in enumerate([*ordered, _Draft("network", "network", "the network as a whole", listener.depth)])
     ], statuses
 
 
-def _draft(each: Heard) -> _Draft:
+def _outputs(model: nn.Module, heard: Sequence[Heard], roles: Mapping[Place, Collection[str]]) -> list[Heard]:
+    """What the model hands on: at last what all else is looked back from.
+
+    That is the first output of two axes or more that a gradient came to, or what comes nearest to it. A single number
+    beside other outputs is a loss that the model computes, and is left out.
+    """
+    outputs = [each for each in heard if each.module is model]
+    several = [each for each in outputs if each.shape] or outputs
+
+    def rank(each: Heard) -> tuple[bool, int]:
+        return "activation_grad" in roles.get((each.site, each.call), ()), min(len(each.shape), 2)
+
+    last = max(several, key=rank, default=None)  # of equal ones the first
+    return [each for each in several if each is not last] + [each for each in several if each is last]
+
+
+def _draft(each: Heard, model: nn.Module) -> _Draft:
     if each.module is None:
-        what = "what the first block is given" if each.site.endswith(".input") else "input"
+        what = "input" if each.into is model else "what the first block is given"
         return _Draft(each.site, "input", f"{what}, of shape {each.shape}", each.depth)
     kind: SiteKind = "layer" if is_weight_layer(each.module) else "module"
     return _Draft(each.site, kind, _described(each.module), each.depth, activation_of(each.module))
@@ -108,27 +131,30 @@ def _described(module: nn.Module) -> str:
     return text if len(text) <= 100 else f"{text[:99]}…"
 
 
-def _number(drafts: dict[str, _Draft], body: Body, roles: Mapping[Place, Collection[str]]) -> None:
-    """Which sites are blocks, and the ends of the body."""
+def _number(
+    drafts: dict[str, _Draft], body: Body, roles: Mapping[Place, Collection[str]], missed: Collection[Heard]
+) -> None:
+    """Which sites are blocks, and the ends of the body; a block that a step skips keeps its number."""
     blocks = list(body.blocks)
-    if not blocks:
+    run = [each for each in blocks if each not in missed]
+    if not run:
         return
 
     def graded(each: Heard | None) -> bool:
         return each is not None and "activation_grad" in roles.get((each.site, each.call), ())
 
     entry, first = body.entry, 1
-    if entry is None or (graded(blocks[-1]) and not graded(entry)):
+    if entry is None or entry in missed or (graded(run[-1]) and not graded(entry)):
         # Where the gradient does not reach what the first block is given, the body is counted from what it hands on.
-        entry, first = blocks[0], 0
+        entry, first = run[0], -blocks.index(run[0])
     for number, each in enumerate(blocks, start=first):
         draft = drafts[each.site]
-        draft.block = number
+        draft.block = max(number, 0)
         if body.whole:
             draft.kind = "block"
-    if len(blocks) + first > 1:
+    if entry is not run[-1]:
         drafts[entry.site].ends = "entry"
-        drafts[blocks[-1].site].ends = "exit"
+        drafts[run[-1].site].ends = "exit"
 
 
 def _join(drafts: dict[str, _Draft], joints: Sequence[Heard]) -> None:
@@ -154,7 +180,7 @@ def _not_measured(model: nn.Module, listener: Listener, drafts: dict[str, _Draft
             continue
         if isinstance(module, nn.ModuleList | nn.ModuleDict | nn.Identity) or "parametrizations" in prefix:
             continue
-        name = clean(prefix)
+        name = apart(clean(prefix))
         if name not in drafts:
             kind: SiteKind = "layer" if is_weight_layer(module) else "module"
             drafts[name] = _Draft(name, kind, _described(module))
@@ -179,10 +205,10 @@ def _add_statuses(statuses: dict[str, str], held: Sequence[Held], trained: Train
     for one, is_trained, reached in zip(held, trained.trained, trained.reached, strict=True):
         by_site[one.site].append((is_trained, reached))
     for site, members in by_site.items():
-        if statuses.get(site) == "not executed":
-            continue
         if not any(is_trained for is_trained, _ in members):
-            statuses[site] = "frozen"
+            statuses[site] = "frozen"  # whether it was called or not: nobody waits for its gradient
+        elif statuses.get(site) == "not executed":
+            continue
         elif trained.sent and not any(reached for is_trained, reached in members if is_trained):
             statuses[site] = "no gradient"
 
@@ -193,21 +219,22 @@ def _beside(site: str, other: str) -> bool:
     return other.startswith((f"{site}.", f"{site}[")) or (bool(holder) and f"{other}.".startswith(f"{holder}."))
 
 
-def _ordered(drafts: list[_Draft], heard: Sequence[Heard], joints: Sequence[Heard]) -> list[_Draft]:
+def _ordered(
+    drafts: list[_Draft], heard: Sequence[Heard], joints: Sequence[Heard], ends: tuple[Sequence[str], Sequence[str]]
+) -> list[_Draft]:
     """In order of execution; a parameter's own site before its module, and what was not run before the end."""
+    inputs, outputs = ends
     # A sum is made after all that was heard before it, and before what is heard next.
     run = {each.site: each.order - 0.5 for each in reversed(joints)}
     run |= {each.site: float(each.order) for each in reversed(heard)}
     place = dict(run)
-    outputs = [d.site for d in drafts if d.site == "output" or d.site.startswith(("output[", "output."))]
     for index, draft in enumerate(drafts):
         if draft.site not in run:
             near = [run[site] for site in run if _beside(draft.site, site)]
             place[draft.site] = (min(near) - 0.5 if near else len(run) + 1.0) + index * 1e-6
     last = max(place.values(), default=0.0)
-    for index, site in enumerate(reversed(outputs)):  # the first of several outputs is the one that is looked back from
+    for index, site in enumerate(outputs):
         place[site] = last + 1 + index
-    inputs = [d.site for d in drafts if d.site == "input" or d.site.startswith(("input[", "input."))]
     for index, site in enumerate(inputs):
-        place[site] = -len(inputs) + index
+        place[site] = float(index - len(inputs))
     return sorted(drafts, key=lambda draft: place[draft.site])

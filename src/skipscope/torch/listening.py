@@ -24,7 +24,7 @@ from torch.nn.parameter import is_lazy
 
 from skipscope.moments import Field
 from skipscope.torch.log import Heard, Hook, Log
-from skipscope.torch.names import Names
+from skipscope.torch.names import Names, apart, free
 
 __all__ = [
     "PUSHED",
@@ -37,8 +37,8 @@ __all__ = [
     "tensors_of",
 ]
 
-Wants = Callable[[str, str, str], Collection[Field] | None]
-"""(site, role, activation) -> what to sum, None for nothing."""
+Wants = Callable[[str, str, str, bool], Collection[Field] | None]
+"""(site, role, activation, whether it is an end of the model) -> what to sum, None for nothing."""
 
 _CONVOLUTION = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 _FEATURES_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
@@ -71,6 +71,7 @@ class Listener:
         self._first_of = {id(module) for module in first_of}
         self._entered: set[int] = set()
         self._names = Names(model)
+        self._input, self._output = free("input", model), free("output", model)
         self._handles: list[Any] = []
         self._stack: list[_Frame] = []
         self._calls: Counter[str] = Counter()
@@ -120,7 +121,7 @@ class Listener:
         first = id(module) in self._first_of and id(module) not in self._entered
         if first and given is not None and not again and given.is_floating_point():
             self._entered.add(id(module))
-            self._hear(f"{frame.name}.input", None, "", given, frame.entered, 0, into=module)
+            self._hear(f"{frame.name}.{free('input', module)}", None, "", given, frame.entered, 0, into=module)
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._stack.clear()
@@ -129,14 +130,15 @@ class Listener:
         self.depth = 0
         inputs = list(tensors_of((args, kwargs), every=True))
         self._log.begin([x for _, x in inputs])
-        for name, x in inputs_of(inputs):
-            self._hear(name, None, "", x, (), 0, into=self._model)
+        for path, x in inputs_of(inputs):
+            self._hear(self._input, None, path, x, (), 0, into=self._model)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         frame = self._ended(module)
+        name = apart(frame.name) or self._output
         if is_recomputed():
             if torch.is_grad_enabled():
-                self._log.recomputed(frame.name, [x for _, x in tensors_of(output) if is_measurable(x)])
+                self._log.recomputed(name, [x for _, x in tensors_of(output) if is_measurable(x)])
             return
         if is_weight_layer(module):
             self.depth += 1
@@ -147,7 +149,6 @@ class Listener:
         self.called.setdefault(id(module), frame.name)
         if _is_container(module) and module is not self._model:
             return
-        name = frame.name or "output"
         call = self._calls[name]
         self._calls[name] += 1
         found = [(path, x) for path, x in tensors_of(output) if is_measurable(x)]
@@ -181,8 +182,9 @@ class Listener:
     ) -> None:
         heard = self._known.get((f"{name}{path}", call))
         if heard is None:
-            heard = self._met(Heard(f"{name}{path}", call, len(self.heard), self.depth, module, path=path), x)
+            heard = Heard(f"{name}{path}", call, len(self.heard), self.depth, module, path=path)
             heard.kind, heard.into, heard.entered = "input" if module is None else "module", into, entered
+            self._met(heard, x)
         if heard.same is not None:
             if _covers(heard.same.wants, heard.wants):
                 heard.step = self._log.step
@@ -192,16 +194,16 @@ class Listener:
         self._log.hear(heard, x)
         self._recent[id(x)] = (weakref.ref(x), _version(x), heard)
 
-    def _met(self, heard: Heard, x: Tensor) -> Heard:
+    def _met(self, heard: Heard, x: Tensor) -> None:
         """The first time: what it is like, and what is wanted of it."""
         self._known[heard.site, heard.call] = heard
         self.heard.append(heard)
         heard.shape = tuple(x.shape)
         heard.channels = 1 if self._channels_first and x.ndim > 2 else -1
         heard.same = self._seen(x)
-        wanted = {role: self._wants(heard.site, role, activation_of(heard.module)) for role in PUSHED}
+        activation, end = activation_of(heard.module), self._model in (heard.module, heard.into)
+        wanted = {role: self._wants(heard.site, role, activation, end) for role in PUSHED}
         heard.wants = {role: fields for role, fields in wanted.items() if fields is not None}
-        return heard
 
     def _seen(self, x: Tensor) -> Heard | None:
         """Who handed on this very tensor before, unchanged since."""
@@ -247,10 +249,10 @@ def tensors_of(value: Any, path: str = "", *, every: bool = False) -> Iterator[t
 
 
 def inputs_of(inputs: Collection[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """What the model was given that can be measured, of `tensors_of((args, kwargs))`, with the names of its sites."""
+    """What the model was given that can be measured, of `tensors_of((args, kwargs))`, with the paths of its sites."""
     floating = [(path, x) for path, x in inputs if is_measurable(x)]
     for path, x in floating:
-        yield "input" if len(floating) == 1 else f"input{path[3:]}", x  # without the [0] or [1] of args, kwargs
+        yield "" if len(floating) == 1 else path[3:], x  # without the [0] or [1] of args, kwargs
 
 
 def is_recomputed() -> bool:

@@ -88,7 +88,8 @@ class Log:
         step: counts steps.
         passes: how often the model as a whole was run.
         turn: another number for every pass of every step.
-        batch: samples of the batch.
+        batch: samples of the pass.
+        samples: likewise, of all passes.
         graded: whether autograd follows anything that was heard.
         unfollowed: whether a part was run without autograd, while the model as a whole was run with it.
         unpaired: what was heard in such a part, by the name of the call.
@@ -105,7 +106,7 @@ class Log:
         self.off()
         self.step += 1
         self.turn += 1
-        self.passes = 0
+        self.passes = self.samples = 0
         self.entries: list[Entry] = []
         self.products: list[Product] = []
         self.graded = self.unfollowed = False
@@ -122,6 +123,7 @@ class Log:
         self.passes += 1
         self.turn += 1
         self.batch = next((x.shape[0] for x in inputs if x.ndim), 0)
+        self.samples += self.batch
         self._followed = torch.is_grad_enabled()
 
     def hear(self, heard: Heard, x: Tensor) -> None:

@@ -3,6 +3,10 @@
 So a module that is called in several places has a name in each, and one that several hold under several names is told
 by which of them it is called. Whoever follows calls through hooks keeps the stack of those that have begun, and asks
 here.
+
+Beside the modules' names there are some of the scope's own: `input`, `output`, `<first block>.input` and `network`. A
+model may have parts of the same names, which keep them: then the scope's own is written with a prime, `input'`. Of
+`network` it is the other way round, since whatever reads readings looks for that.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from typing import Protocol
 
 from torch import nn
 
-__all__ = ["Caller", "Names", "clean"]
+__all__ = ["Caller", "Names", "apart", "clean", "free"]
 
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
 
@@ -74,6 +78,20 @@ class Names:
                     found[id(inner)].append(attribute)
             self._children[id(parent)] = found
         return self._children[id(parent)]
+
+
+def free(name: str, module: nn.Module) -> str:
+    """A name below a module that nothing in it has: the given one, or that with primes."""
+    held = (each for several in (module.named_modules(), module.named_parameters()) for each, _ in several)
+    taken = {clean(each).partition(".")[0] for each in held}
+    while name in taken:
+        name += "'"
+    return name
+
+
+def apart(name: str) -> str:
+    """The name of a module or parameter as a site, which is not that of the network as a whole."""
+    return f"{name}'" if name == "network" else name
 
 
 def clean(name: str) -> str:

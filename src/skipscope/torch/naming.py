@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from skipscope.errors import InputError, choose, quoted
+from skipscope.torch.listening import tensors_of
 
 __all__ = ["drawn", "model_of", "named", "parts", "stored"]
 
@@ -109,7 +110,9 @@ def drawn(shape: str, *, dtype: str, high: int | None, seed: int) -> Tensor:
 
 
 def stored(path: Path) -> Any:
-    """The batch in a file of safetensors: one tensor is the input, `input` and `target` a pair, others keywords.
+    """The batch in a file of safetensors: one tensor is the input, several are keyword arguments by their names.
+
+    Beside them `target` is for the loss; with `input` alone it makes a pair.
 
     Raises:
         InputError: there is no such file, or it is something else.
@@ -124,11 +127,10 @@ def stored(path: Path) -> Any:
         raise InputError(f"--batch {str(path)!r} cannot be read as safetensors: {reason}.") from None
     if not tensors:
         raise InputError(f"--batch {str(path)!r} holds no tensor.")
-    if len(tensors) == 1:
-        return next(iter(tensors.values()))
-    if set(tensors) == {"input", "target"}:
-        return tensors["input"], tensors["target"]
-    return tensors
+    target = tensors.pop("target") if len(tensors) > 1 and "target" in tensors else None
+    alone = len(tensors) == 1 and (target is None or "input" in tensors)
+    inputs = next(iter(tensors.values())) if alone else tensors
+    return inputs if target is None else (inputs, target)
 
 
 def parts(batch: Any, count: int) -> list[Any]:
@@ -137,14 +139,18 @@ def parts(batch: Any, count: int) -> list[Any]:
     Raises:
         InputError: it has fewer samples.
     """
-    tensors = list(batch.values()) if isinstance(batch, dict) else list(batch) if isinstance(batch, tuple) else [batch]
-    sizes = {len(x) if x.ndim else 0 for x in tensors}
+    sizes = {len(x) if x.ndim else 0 for _, x in tensors_of(batch, every=True)}
     if len(sizes) > 1 or min(sizes) < count:
         raise InputError(
             f"--batches {count} needs tensors of {count} samples at least, all of as many; the file's have "
             f"{', '.join(map(str, sorted(sizes)))}."
         )
-    cut = [x.tensor_split(count) for x in tensors]
+    return [_part(batch, index, count) for index in range(count)]
+
+
+def _part(batch: Any, index: int, count: int) -> Any:
+    if isinstance(batch, tuple):
+        return tuple(_part(each, index, count) for each in batch)
     if isinstance(batch, dict):
-        return [dict(zip(batch, some, strict=True)) for some in zip(*cut, strict=True)]
-    return [tuple(some) if isinstance(batch, tuple) else some[0] for some in zip(*cut, strict=True)]
+        return {name: _part(each, index, count) for name, each in batch.items()}
+    return batch.tensor_split(count)[index]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from skipscope.moments import Field
-from skipscope.torch.names import clean
+from skipscope.torch.names import apart, clean, free
 from skipscope.torch.sums import Sums, norms_of, sums
 
 __all__ = ["Held", "Sum", "parameters_of", "summed", "wanted_of"]
@@ -69,8 +69,8 @@ def _place(module: nn.Module, name: str, attribute: str, parameter: nn.Parameter
     if attribute in ("weight", "bias") and (name or not module._modules):
         vector = weight is not None and weight.ndim < 2
         roles = {"weight": "gamma" if vector else "weight", "bias": "beta" if vector else "bias"}
-        return name or "output", roles[attribute]
-    return f"{name}.{attribute}" if name else attribute, "weight"
+        return apart(name) or free("output", module), roles[attribute]
+    return f"{name}.{attribute}" if name else apart(attribute), "weight"
 
 
 @dataclass(frozen=True)

@@ -234,6 +234,9 @@ class Provenance(TorchFunctionMode):
     ) -> None:
         name = _name(func)
         known = [(x, self._node(x)) for x in given]
+        for x, node in known:
+            if node is not None and node.edge is None:
+                self._keep_edge(node, x)
         parents = [node for _, node in known if node is not None]
         drawn = (name.endswith("_like") or name in _NEW) and not changed
         if drawn or not parents:
@@ -275,14 +278,18 @@ class Provenance(TorchFunctionMode):
             call=self.calls.current,
             factor=factor,
         )
-        if self._edges and node.data and x.requires_grad:
-            edge = torch.autograd.graph.get_gradient_edge(x)
-            node.edge = (edge.node, edge.output_nr)
+        self._keep_edge(node, x)
         for parent in parents:
             parent.children.append(node.index)
         self.nodes.append(node)
         self._live[id(x)] = (weakref.ref(x), node.index)
         return node
+
+    def _keep_edge(self, node: Node, x: Tensor) -> None:
+        # Inside of a function of autograd, as full backward hooks are, there is none yet: it is met where x is used.
+        if self._edges and node.data and x.requires_grad and (x.grad_fn is not None or torch.is_grad_enabled()):
+            edge = torch.autograd.graph.get_gradient_edge(x)
+            node.edge = (edge.node, edge.output_nr)
 
     def _node(self, x: Tensor) -> Node | None:
         found = self._live.get(id(x))

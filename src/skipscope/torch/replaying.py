@@ -34,7 +34,7 @@ class Replay:
         self._log = log
         self._handles: list[Any] = []
         self.strange = 0
-        self._inputs = {each.site: each for each in heard if each.into is model}
+        self._inputs = {each.path: each for each in heard if each.into is model}
         entries = [each for each in heard if each.into is not None and each.into is not model and each.wants]
         wanted = {id(each.module) for each in heard if each.wants}
         outputs: dict[nn.Module, list[Heard]] = defaultdict(list)
@@ -80,9 +80,9 @@ class Replay:
             return
         inputs = list(tensors_of((args, kwargs), every=True))
         self._log.begin([x for _, x in inputs])
-        for name, x in inputs_of(inputs):
-            if name in self._inputs:
-                self._log.hear(self._inputs[name], x)
+        for path, x in inputs_of(inputs):
+            if path in self._inputs:
+                self._log.hear(self._inputs[path], x)
             else:
                 self.strange += 1
 

@@ -8,7 +8,8 @@ in `skipscope.torch.steps`; what is said of a model without a spec, in `sites` a
 
 What is reported unless `sites` says otherwise: the blocks, the junctions, what the first block is given, the inputs and
 outputs, the network as a whole, and all parameters with their gradients; of a model in which no blocks are found, every
-module. `sites="*"` is every module of any model.
+module. `sites="*"` is every module of any model. Sites have the names of modules, and `input`, `output` and `network`
+of their own; where a part of the model is called that, `skipscope.torch.names` says who has the prime.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ from skipscope.moments import Field
 from skipscope.probe import Measured
 from skipscope.quantities import QUANTITIES, Quantity
 from skipscope.readings import Readings
+from skipscope.torch import gains
 from skipscope.torch.bodies import repeated
 from skipscope.torch.joints import Joints
-from skipscope.torch.keeping import eager, kept, require_plain, unwrapped
+from skipscope.torch.keeping import compiled, eager, kept, require_plain, unwrapped
 from skipscope.torch.layout import Trained
 from skipscope.torch.listening import Listener
-from skipscope.torch.log import Log
+from skipscope.torch.log import Heard, Log
 from skipscope.torch.parameters import summed
 from skipscope.torch.replaying import Replay, wanting
-from skipscope.torch.steps import arguments, data_of, gradients, sent_back
+from skipscope.torch.steps import arguments, data_of, gradients, require_followed, sent_back
 from skipscope.torch.sums import one_number
 from skipscope.torch.taken import Known, Taken
 from skipscope.torch.wanted import Wanted
@@ -72,9 +74,11 @@ def measure(
             "outside of that context, or without a loss for the forward readings alone."
         )
     numbers = draws.require_seeds(0 if seed is None else seed)
-    with kept(scope.model), eager(), scope.on():
+    with kept(scope.model), scope.on():
         output = scope.model(*args, **kwargs)
         sent, told = sent_back(output, batch, loss, numbers)
+        if loss is not None:
+            require_followed(scope.model, sent)
         found = gradients(scope.model, sent, (args, kwargs), unfollowed=scope.log.unfollowed)
     facts = {} if sent is None or sent.weight is not None else {"loss": sent.value}
     by_parameter = {id(parameter): gradient for parameter, gradient in found}
@@ -138,6 +142,7 @@ class Listening:
         require_plain(model)
         self.model = unwrapped(model)
         self.log = Log()
+        self._compiled = compiled(model)
         self._quantities = quantities
         self._patterns = None if sites is None else as_list(sites)
         self._classes = repeated(self.model)
@@ -150,15 +155,19 @@ class Listening:
 
     @contextmanager
     def on(self) -> Iterator[None]:
-        """Within the context the model is listened to; what was heard before is let go."""
-        self._ready()
-        try:
-            yield
-        finally:
-            if self._ear is not None:
-                self._ear.off()
-            self._joints.off()
-            self.log.off()
+        """Within the context the model is listened to; what was heard before is let go.
+
+        What was compiled runs as written: of compiled code hooks would see nothing, or be compiled with it.
+        """
+        with eager():
+            self._ready()
+            try:
+                yield
+            finally:
+                if self._ear is not None:
+                    self._ear.off()
+                self._joints.off()
+                self.log.off()
 
     def take(self) -> Taken:
         """What was heard of this step, with the parameters and their `.grad` as they are now; then begin the next one.
@@ -202,7 +211,9 @@ class Listening:
         known = self._known
         if known is None:
             raise InputError(_NOTHING)
-        known.joints = self._joints.named()
+        # A junction that this step has not is one all the same, in a model that skips blocks.
+        known.joints = tuple({each.site: each for each in (*known.joints, *self._joints.named())}.values())
+        missed = ear.missed() if isinstance(ear, Replay) else []
         parameters = [each.parameter for each in known.held]
         of = {id(p): gradient_of(p) for p in parameters if p is not None and p.requires_grad}
         found = Taken(
@@ -215,11 +226,11 @@ class Listening:
                 tuple(of.get(id(p)) is not None for p in parameters),
                 self.log.graded,
             ),
-            missed=ear.missed() if isinstance(ear, Replay) else (),
+            missed=missed,
             facts={name: one_number(value) for name, value in (facts or {}).items()},
             numbers=sum({id(p): p.numel() for p in parameters if p is not None and p.requires_grad}.values()),
             cell=self._cell(known, parameters),
-            notes=self._notes(known, parameters),
+            notes=self._notes(parameters, missed),
         )
         if isinstance(ear, Listener):
             self._fields = known.fields(found.planned)
@@ -250,19 +261,24 @@ class Listening:
         return (len(ear.heard), ear.depth) if isinstance(ear, Listener) else (0, 0)
 
     def _cell(self, known: Known, parameters: Parameters) -> dict[str, Any]:
+        gain, turned = gains.told(self.model)
+        edits = ["inference"] if not self.model.training else []
         dtypes = {p.dtype for p in parameters if p is not None and p.is_floating_point()}
         return {
             "design": type(self.model).__name__,
             "depth": known.listener.depth,
-            "batch": self.log.batch,
-            "edit": "inference" if not self.model.training else "",
+            "batch": self.log.samples,
+            "gain": gain,
+            "edit": ", ".join([*edits, turned] if turned else edits),
             "dtype": ", ".join(sorted(str(each).removeprefix("torch.") for each in dtypes)),
         }
 
-    def _notes(self, known: Known, parameters: Parameters) -> dict[str, str]:
+    def _notes(self, parameters: Parameters, missed: Sequence[Heard]) -> dict[str, str]:
         model, notes = self.model, []
-        if known.compiled:
+        if self._compiled:
             notes.append("the model is compiled; it was measured as it is written, run eagerly")
+        if self.log.passes > 1:
+            notes.append(f"{self.log.passes} passes (micro-batches) are added up")
         if not self.log.graded:
             notes.append(
                 "no gradients: "
@@ -277,10 +293,16 @@ class Listening:
                 notes.append(
                     "nn.TransformerEncoderLayer took its ordinary path: its fused path for inference is closed to hooks"
                 )
-        if isinstance(self._ear, Replay) and self._ear.strange:
+        if missed:
+            names = list(dict.fromkeys(each.name for each in missed))
             notes.append(
-                f"{self._ear.strange} calls that the first step listened to did not have are left out; the next step "
-                "is listened to in full"
+                f"{', '.join(names[:6])}{', ...' if len(names) > 6 else ''}: not called as often as in the first step "
+                "listened to; the next one is listened to in full"
+            )
+        if isinstance(self._ear, Replay) and self._ear.strange:
+            calls = f"{self._ear.strange} call" + ("s" if self._ear.strange > 1 else "")
+            notes.append(
+                f"{calls} beyond those of the first step listened to: left out; the next one is listened to in full"
             )
         devices = sorted({str(device) for device in {p.device for p in parameters if p is not None}})
         told = {"torch": torch.__version__, "device": ", ".join(devices) or "cpu"}

@@ -78,6 +78,8 @@ def shortcut_of(record: Provenance, of: Sum) -> Shortcut | None:
     found = [each for index in (0, 1) if (each := _as_shortcut(record, of, index)) is not None]
     if not found:
         return None
+    if of.addition is not None and of.addition.doubt:
+        return _doubted(found[0], of.addition.doubt)
     if len(found) == 2:
         sure = [each for each in found if not each.doubt and each.kind != "projection"]
         if len(sure) == 1:
@@ -220,11 +222,16 @@ def _made_of_alone(record: Provenance, source: Node, node: Node) -> bool:
 def _conditions(record: Provenance, of: Sum, term: Node) -> bool:
     """Whether the term had been added before to something that was not made of it: a mask, an injected input."""
     for earlier in record.sums:
-        if earlier is not of and any(each is term for each in earlier.terms):
+        if earlier is not of and _is_plain(earlier) and any(each is term for each in earlier.terms):
             other = earlier.terms[1 - next(i for i, each in enumerate(earlier.terms) if each is term)]
             if not other.ancestors >> term.index & 1 and other is not term:
                 return True
     return False
+
+
+def _is_plain(of: Sum) -> bool:
+    """Whether it was an addition and nothing else."""
+    return of.total is None or of.total.made_by.strip("_").lstrip("ri") in ("add", "")
 
 
 def _doubted(found: Shortcut, doubt: str) -> Shortcut:

@@ -18,10 +18,10 @@ from torch.nn.parameter import is_lazy
 
 from skipscope import draws
 from skipscope.errors import InputError, quoted
-from skipscope.probe import digest_of
+from skipscope.probe import called, digest_of
 from skipscope.torch.listening import tensors_of
 
-__all__ = ["Sent", "arguments", "data_of", "gradients", "sent_back", "trained"]
+__all__ = ["Sent", "arguments", "data_of", "gradients", "require_followed", "sent_back", "trained"]
 
 
 def arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -74,7 +74,7 @@ def sent_back(
     """
     if loss is not None:
         value = _loss_of(loss, output, batch)
-        return Sent(value), f"loss {getattr(loss, '__name__', type(loss).__name__)}"
+        return Sent(value), called(loss)
     own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if isinstance(own, Tensor) and own.requires_grad:
         return Sent(own.mean()), "the model's own loss"
@@ -98,6 +98,19 @@ def _loss_of(loss: Callable[[Any, Any], Any], output: Any, batch: Any) -> Tensor
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise InputError(f"loss must give one number, as a tensor that autograd follows; got {quoted(shape)}.")
     return value
+
+
+def require_followed(model: nn.Module, sent: Sent | None) -> None:
+    """Whether a loss that was given has a gradient, where there is something to be trained.
+
+    Raises:
+        InputError: autograd does not follow it.
+    """
+    if sent is not None and not sent.value.requires_grad and any(True for _ in trained(model)):
+        raise InputError(
+            "loss gives a number that autograd does not follow back to the model: something in it, or in the model, "
+            "cuts it off (detach, no_grad, .item(), argmax); take that out, or probe without a loss."
+        )
 
 
 def trained(model: nn.Module) -> Iterator[nn.Parameter]:

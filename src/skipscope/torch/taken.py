@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,6 @@ from skipscope.quantities import Quantity
 from skipscope.readings import Readings
 from skipscope.torch.bodies import Repeated, body_of
 from skipscope.torch.evaluation import Dots, Roles, evaluated
-from skipscope.torch.keeping import compiled
 from skipscope.torch.layout import Place, Trained, layout
 from skipscope.torch.listening import PUSHED, Listener
 from skipscope.torch.log import Entry, Heard, Product
@@ -45,6 +44,11 @@ class _Planned:
     statuses: Mapping[str, str]
     at: frozenset[str]
 
+    @property
+    def blocks(self) -> int:
+        """How many blocks the body has, whether they are reported or not."""
+        return max((site.block for site in self.plan.sites), default=0)
+
 
 class Known:
     """What a first step told of a model.
@@ -54,8 +58,7 @@ class Known:
         listener: what was heard of it.
         held: its parameters.
         sums: what is summed of them.
-        joints: the junctions of the step that was taken last.
-        compiled: whether the model or a part of it is compiled.
+        joints: the junctions of the steps that were taken, of a model that skips some too.
     """
 
     def __init__(
@@ -70,9 +73,8 @@ class Known:
         self.model = model
         self.listener = listener
         self.held = parameters_of(model, listener.called)
-        self.sums = wanted_of(self.held, lambda site, role: wanted(site, role, "linear"))
+        self.sums = wanted_of(self.held, lambda site, role: wanted(site, role, "linear", False))
         self.joints: Sequence[Heard] = ()
-        self.compiled = compiled(model)
         self._body = body_of(listener.heard, classes)
         self._quantities = quantities
         self._patterns = patterns
@@ -93,13 +95,16 @@ class Known:
         return self._planned[1]
 
     def _plan(self, roles: Mapping[Place, Collection[str]], trained: Trained, missed: Collection[Heard]) -> _Planned:
-        gone = set(missed)
-        body = replace(self._body, blocks=[each for each in self._body.blocks if each not in gone])
-        sites, statuses = layout(self.model, self.listener, self.joints, body, self.held, trained, roles)
-        for each in missed:
-            if not any(each.site == site for site, _ in roles):
-                statuses[each.site] = "not executed"
-        default = [site for site in sites if is_default(site)]
+        body = self._body
+        sites, statuses = layout(self.model, self.listener, self.joints, body, self.held, trained, roles, missed)
+        silent = {each.site: each.name for each in missed if not any(each.site == site for site, _ in roles)}
+        statuses |= dict.fromkeys(silent, "not executed")
+        for site, status in statuses.items():
+            # What was skipped cuts nothing off.
+            if status == "no gradient" and any(f"{site}.".startswith(f"{name}.") for name in silent.values()):
+                statuses[site] = "not executed"
+        outputs = {each.site for each in self.listener.heard if each.module is self.model}
+        default = [site for site in sites if is_default(site, outputs)]
         if self._patterns is not None or not body.blocks:
             plan = Plan(sites, quantities=self._quantities, patterns=self._patterns)
             return _Planned(plan, statuses, frozenset(site.site for site in sites))
@@ -164,7 +169,7 @@ class Taken:
         moments, dots, facts = self._moments()
         values = evaluated(planned.plan, moments, dots, {"parameters": self.numbers, **facts})
         return Measured(
-            cell=cell_of({**self.cell, **factors}),
+            cell=cell_of({**self.cell, "blocks": planned.blocks, **factors}),
             sites=planned.plan.chosen,
             seeds=seeds,
             values=values,

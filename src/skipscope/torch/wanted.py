@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from skipscope.moments import Field
+from skipscope.probe import matches
 from skipscope.protocol import Site
 from skipscope.quantities import Quantity
 
@@ -24,16 +24,15 @@ class Wanted:
         self._whole = self._chosen("network")
         self._found: dict[tuple[str, str, bool, bool], Collection[Field] | None] = {}
 
-    def __call__(self, site: str, role: str, activation: str) -> Collection[Field] | None:
-        """The fields, None where nothing of this role is needed."""
-        end = site.startswith(("input", "output"))  # what gains are relative to
+    def __call__(self, site: str, role: str, activation: str, end: bool) -> Collection[Field] | None:
+        """The fields, None where nothing of this role is needed; the ends of a model are what gains are relative to."""
         key = (role, activation, self._chosen(site), end)
         if key not in self._found:
             self._found[key] = self._needed(*key)
         return self._found[key]
 
     def _chosen(self, site: str) -> bool:
-        return self._patterns is None or any(fnmatch.fnmatchcase(site, str(each)) for each in self._patterns)
+        return self._patterns is None or any(matches(site, str(each)) for each in self._patterns)
 
     def _needed(self, role: str, activation: str, chosen: bool, end: bool) -> Collection[Field] | None:
         fields: set[Field] = set()
@@ -60,7 +59,7 @@ def _possible(activation: str) -> tuple[Site, ...]:
     )
 
 
-def is_default(site: Site) -> bool:
+def is_default(site: Site, outputs: Collection[str]) -> bool:
     """Whether a site is reported where no pattern says which are: the blocks, what goes into them, and both ends."""
-    outputs = site.site == "output" or site.site.startswith(("output[", "output."))
-    return site.kind in ("input", "block", "junction", "network") or site.block > 0 or site.ends != "" or outputs
+    reported = site.kind in ("input", "block", "junction", "network") or site.site in outputs
+    return reported or site.block > 0 or site.ends != ""

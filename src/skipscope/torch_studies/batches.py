@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skipscope.errors import InputError, quoted
+from skipscope.probe import called
 from skipscope.torch.junctions import Junctions, junctions
 from skipscope.torch.keeping import kept, require_plain, unwrapped
 from skipscope.torch.steps import arguments, sent_back
@@ -92,7 +93,7 @@ def loss_of(output: Any, batch: Any, loss: Loss | None) -> Tensor:
 
 def named_loss(loss: Loss | None) -> str:
     """The loss in words."""
-    return "the model's own loss" if loss is None else f"loss {getattr(loss, '__name__', type(loss).__name__)}"
+    return "the model's own loss" if loss is None else called(loss)
 
 
 def shortcuts_of(model: nn.Module, batch: Any) -> Junctions:

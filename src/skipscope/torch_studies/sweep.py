@@ -241,6 +241,7 @@ def _probes(model: nn.Module, cell: _Cell, loss: Loss | None, seed: int) -> Iter
 def _probed(model: nn.Module, cell: _Cell, loss: Loss | None, seed: int, design: str, kept: str) -> Measured:
     names = (*MODEL_SWEEP_QUANTITIES, *(MODEL_SITE_QUANTITIES if cell.sites else ()))
     told = {"study": "sweep", "design": design, "depth": cell.depth, "kept": kept}
+    told |= {"gain": "", "edit": "" if model.training else "inference"}  # which the design says
     measured = scope.measure(
         model,
         cell.batch,

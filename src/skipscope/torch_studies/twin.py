@@ -113,7 +113,7 @@ def twin(
         raise InputError(
             f"model: none of the shortcuts at {', '.join(kept)} can be removed: the branches are broadcast."
         )
-    told = {"study": "twin", "kept": ", ".join(kept)}
+    told = {"study": "twin", "kept": ", ".join(kept), "edit": "" if model.training else "inference"}
     how: dict[str, Any] = {"loss": loss, "seed": seed}
     how["sites"] = None if sites is None else [*as_list(sites), *_body(model, held[0], how)]
     parts = [
@@ -231,6 +231,7 @@ def _trained(
             last[done] = [] if run.stopped else [_after(run, batch, loss, seed, steps) for batch in held]
     cell = {
         **told,
+        "edit": "",  # it is trained in training mode, whatever mode it was given in
         "design": type(model).__name__,
         "depth": 0,
         "batch": samples_of(held[0]),
