@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -118,13 +118,21 @@ class ResNet20(nn.Module):
 def model_of(name: str) -> nn.Module:
     """The network of one of the ways; all begin with the same weights."""
     ours = module_of(SPEC, seed=0, channels_last=name != _FIRST)
-    if name != _BASE:
-        return ours
+    return repositorys(ours.state_dict()) if name == _BASE else ours
+
+
+def repositorys(state: Mapping[str, Tensor]) -> ResNet20:
+    """The public repositories' network with the weights and averages of a `NetworkModule`."""
     theirs = ResNet20()
-    state = ours.state_dict()
     renamed = {key: state[_ours_of(theirs, key)] for key in theirs.state_dict() if not key.endswith("tracked")}
     theirs.load_state_dict({key: array.contiguous() for key, array in renamed.items()}, strict=False)
     return theirs
+
+
+def ours_of(model: ResNet20) -> dict[str, Any]:
+    """Its arrays by our names."""
+    arrays = {key: array.detach().numpy() for key, array in model.state_dict().items() if not key.endswith("tracked")}
+    return {_ours_of(model, key): array for key, array in arrays.items()}
 
 
 def _ours_of(model: nn.Module, key: str) -> str:

@@ -160,24 +160,57 @@ def _unknown(what: str, found: Measured, why: str) -> Judged:
 
 
 def unreached(found: Measured) -> Judged | None:
-    """Layers whose parameters get no gradient, though they are there to be trained: not called, or cut off."""
+    """Layers whose parameters get no gradient, though they are there to be trained: not called, or cut off.
+
+    A layer that was skipped is neither dead nor alive: with stochastic depth another step calls it.
+    """
     sites = found.sites.filter(pl.col("kind") == "layer", pl.col("tied_to") == "")
     got = found.rows.filter(pl.col("quantity") == "weight_grad_norm").select("site")
     idle = sites.filter(pl.col("status").is_in(["no gradient", "not executed"])).join(got, on="site", how="anti")
     if idle.is_empty() or not found.has("gradient_norm"):  # without a backward pass nothing is cut off
         return None
+    skipped = idle["site"].is_in(_skipped(idle, found.sites))
+    idle, passed = idle.filter(~skipped), idle.filter(skipped)
+    if idle.is_empty():
+        said = (
+            f"{counted(passed.height, 'layer')} of {found.subject} had no part in this step, and no gradient: "
+            f"{_listed(passed)}. Others like them were called, or they were in an earlier step, so they may have been "
+            "skipped (stochastic depth); what no step calls is never trained."
+        )
+        return "cannot tell", said, passed.select("site", "name", "status")
     names = idle["site"].to_list()
-    listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     called = idle.filter(pl.col("status") == "no gradient").height
     counts = {
         "were called, and are cut off from the loss (detach, no_grad, an output that it does not use)": called,
         "were not called": len(names) - called,
     }
     said = (
-        f"No gradient reaches the parameters of {counted(len(names), 'layer')} of {found.subject}: {listed}. Of them "
-        f"{', and '.join(f'{count} {what}' for what, count in counts.items() if count)}."
+        f"No gradient reaches the parameters of {counted(len(names), 'layer')} of {found.subject}: {_listed(idle)}. "
+        f"Of them {', and '.join(f'{count} {what}' for what, count in counts.items() if count)}."
     )
     return "dead", said, idle.select("site", "name", "status")
+
+
+def _skipped(idle: pl.DataFrame, sites: pl.DataFrame) -> list[str]:
+    """Of layers without a gradient those that are in a block that was not called, where others like it were.
+
+    A block that an earlier step called is told by its status; in a step that is heard in full, by its place in a list.
+    """
+    missed = sites.filter(pl.col("status") == "not executed")
+    blocks = set(missed.filter(pl.col("kind") != "layer")["site"])
+    called = {_unnumbered(site) for site in sites.join(missed, on="site", how="anti")["site"]}
+    absent = idle.filter(pl.col("status") == "not executed")["site"]
+    return [site for site in absent if _is_within(site, blocks) or _unnumbered(site) in called]
+
+
+def _unnumbered(site: str) -> str:
+    """A layer's name without the places that it, or what holds it, has in lists."""
+    return re.sub(r"(?<![^.])\d+(?=\.)", "*", site)
+
+
+def _listed(sites: pl.DataFrame) -> str:
+    names = sites["site"].to_list()
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _worst(parts: list[Part]) -> Part | None:

@@ -65,6 +65,16 @@ class WithLoss(nn.Module):
         return {"logits": self.layer(x), "loss": self.layer(x).square().mean()}
 
 
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = make_model()
+        self.output, self.output_proj = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.output_proj(self.output(self.body(x)))
+
+
 class Trouble(Exception):
     pass
 
@@ -95,6 +105,13 @@ def test_a_factory_and_the_size_of_an_input(here: Path, succeeded: Callable[...,
     assert [line.split()[0] for line in lines[1:6]] == ["input", "3", "5", "7", "output"]
     assert "the model Sequential (5 weight layers" in "".join(lines)
     assert "95 % interval over its 40 samples" in " ".join(" ".join(lines).split())
+
+
+def test_of_parts_that_are_called_output_none_is_taken_for_that_of_the_model(here: Path, succeeded: Callable[..., str]):
+    lines = succeeded("flow", "ourmodels:Named", "--input", "40x6").splitlines()
+
+    names = [line.split()[0] for line in lines[1:8]]
+    assert names == ["input", "body.3", "body.5", "body.7", "body.8", "output", "output'"]  # all but the last: blocks
 
 
 def test_what_is_measured_is_what_probe_measures(here: Path, succeeded: Callable[..., str]):

@@ -375,6 +375,7 @@ def test_refusals():
     model, batch = made("resnet18")
     for told, match in (
         ({"at": "layer9"}, r"^at='layer9' names no junction of this ResNet18: there are layer1\.0, layer1\.1, [^\n]*$"),
+        ({"at": []}, r"^at=\[\] names no junction: give names or shell patterns, or None for all junctions\.$"),
         ({"shortcut": float("nan")}, "^shortcut must be a finite number; got nan.$"),
         ({"branch": "0"}, "^branch must be a number; got '0'.$"),
     ):

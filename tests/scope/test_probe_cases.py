@@ -25,7 +25,7 @@ from torch.nn.utils import parametrizations
 
 import skipscope
 from scope.zoo import ZOO, Residual, looked_at, made, mlp
-from skipscope import InputError, Readings
+from skipscope import QUANTITIES, InputError, Readings
 from skipscope.torch import Listening, check_undisturbed, gains, listening
 
 
@@ -264,6 +264,30 @@ def test_17_weight_gradients_are_those_after_backward():
 
     for index in (0, 2, 4, 6, 8, 10):
         assert found[str(index)] == pytest.approx(norm(model[index].weight.grad), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_are_refused(layout: torch.layout):
+    x = torch.nested.nested_tensor([torch.randn(2, 4), torch.randn(3, 4)], layout=layout)
+    with pytest.raises(InputError, match=r"^batch has a nested tensor as its input\[0\], [^\n]*: pad them to one\.$"):
+        skipscope.probe(mlp(), x)
+
+
+def test_17_the_ratio_of_the_first_and_the_last_comes_by_itself():
+    model, batch, name = mlp(), labelled(), "weight_grad_first_last"
+    alone = skipscope.probe(model, batch, loss=cross_entropy, quantities={name: QUANTITIES[name]})
+    norms = table(skipscope.probe(model, batch, loss=cross_entropy), "weight_grad_norm")
+
+    assert table(alone, name) == {"network": pytest.approx(norms["0"] / norms["10"], rel=1e-6)}
+
+
+def test_what_makes_a_weight_is_no_site():
+    model = nn.Sequential(parametrizations.spectral_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 2))
+    readings = skipscope.probe(model, torch.randn(5, 4), sites="*")
+
+    assert set(table(readings, "activation_rms")) == {"input", "0", "1", "2", "output"}
+    assert "0.parametrizations.weight.original" in table(readings, "weight_grad_norm")
 
 
 def test_18_an_unused_layer_is_a_finding():
@@ -992,3 +1016,34 @@ def test_a_block_that_a_step_skips_is_named_and_cut_off_from_nothing():
     whole = Readings.concat(found)
     assert whole.cells["blocks"].to_list() == [4]
     assert "forward_growth" in set(found[1].rows["quantity"]) & set(found[3].rows["quantity"])
+
+
+def unreached(readings: Readings) -> tuple[str, set[str]]:
+    (finding,) = [each for each in skipscope.diagnose(readings) if each.rule == "unreached"]
+    return finding.verdict, set(finding.evidence["site"])
+
+
+def test_stochastic_depth_is_no_alarm():
+    model = Skipping()
+    scope = Listening(model)
+    # Heard in full, with a block skipped that none called before; by fewer hooks, and in full again.
+    for order, skipped in ([0, 2, 3], 1), ([0, 3], 2), ([0, 1, 2, 3], None), ([0, 1, 2, 3], None), ([0, 1, 2], 3):
+        model.order = order
+        model.zero_grad(set_to_none=True)
+        with scope.on():
+            model(torch.randn(40, 4)).square().mean().backward()
+            readings = scope.take().readings()
+        if skipped is None:
+            assert all(each.rule != "unreached" for each in skipscope.diagnose(readings))
+        else:
+            verdict, sites = unreached(readings)
+            assert verdict == "cannot tell"
+            assert {f"blocks.{skipped}.a", f"blocks.{skipped}.b"} <= sites
+
+
+def test_beside_a_skipped_block_a_layer_that_is_not_used_is_dead():
+    model = Skipping()
+    model.order = [0, 2, 3]
+    model.add_module("unused", nn.Linear(8, 2))
+
+    assert unreached(skipscope.probe(model, torch.randn(40, 4))) == ("dead", {"unused"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -270,9 +271,17 @@ def shown(readings: Readings) -> Shown:
 
 def _overview(table: pl.DataFrame) -> pl.DataFrame:
     rows = table.filter(pl.col("call") == 0, pl.col("kind") != "network", pl.col("quantity").is_in(_COLUMNS))
-    blocks = rows.filter((pl.col("block") > 0) | (pl.col("kind") == "input") | pl.col("site").str.starts_with("output"))
+    outputs = _outputs(rows["site"].unique().to_list())
+    blocks = rows.filter((pl.col("block") > 0) | (pl.col("kind") == "input") | pl.col("site").is_in(outputs))
     chosen = blocks if (blocks["block"] > 0).any() else rows
     if chosen.is_empty():
         return chosen
     wide = chosen.sort("site_order").pivot("quantity", index=["site", "site_depth"], values="q50", maintain_order=True)
     return wide.select("site", "site_depth", *[name for name in _COLUMNS if name in wide.columns])
+
+
+def _outputs(sites: Collection[str]) -> list[str]:
+    """Which sites are what the model hands on: where a part of it is called `output`, that is `output'`."""
+    found = {site: named[0] for site in sites if (named := re.match(r"output'*(?=[.\[]|$)", site))}
+    own = max(found.values(), key=len, default="")
+    return [site for site, name in found.items() if name == own]

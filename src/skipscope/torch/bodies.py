@@ -206,9 +206,7 @@ def _chain(heard: Sequence[Heard]) -> Body:
 
 
 def _is_leaf(each: Heard) -> bool:
-    if each.module is None or ".parametrizations." in f".{each.site}.":
-        return False  # what makes a weight hands on no activation
-    return not each.module._modules or _is_parametrized(each.module)
+    return each.module is not None and (not each.module._modules or _is_parametrized(each.module))
 
 
 def _between(blocks: Sequence[Heard], entry: Heard | None, heard: Sequence[Heard], *, whole: bool) -> Body:

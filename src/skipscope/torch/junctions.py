@@ -141,12 +141,15 @@ class Junctions(Sequence[Junction]):
         """Those whose site or name one of these shell patterns matches; all for None.
 
         Raises:
-            InputError: a pattern matches none.
+            InputError: a pattern matches none, or there is no pattern.
         """
         if patterns is None:
             return self.found
         chosen: set[str] = set()
-        for pattern in as_list(patterns):
+        asked = as_list(patterns)
+        if not asked:
+            raise InputError("at=[] names no junction: give names or shell patterns, or None for all junctions.")
+        for pattern in asked:
             matched = {j.name for j in self.found if fnmatchcase(j.site, str(pattern)) or j.name == str(pattern)}
             if not matched:
                 known = ", ".join(self.names[:6]) + (", ..." if len(self) > 6 else "")

@@ -88,9 +88,9 @@ class Listener:
     def on(self) -> None:
         """Attach the hooks."""
         before, after = Hook(self._before), Hook(self._after)
-        for module in self._model.modules():
-            if _is_wrapper(module):
-                continue
+        for name, module in self._model.named_modules():
+            if _is_wrapper(module) or "parametrizations" in name.split("."):
+                continue  # the latter makes a weight, and no activation
             # First to see what comes in, last to see what goes out: as the module's neighbours see it.
             self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             self._handles.append(module.register_forward_hook(after))
@@ -286,10 +286,8 @@ def _is_container(module: nn.Module) -> bool:
 
 
 def _is_wrapper(module: nn.Module) -> bool:
-    """What stands around a module without being one to the user, or makes a weight and no activation."""
-    return type(module).__name__ in ("OptimizedModule", "CheckpointWrapper") or isinstance(
-        module, nn.utils.parametrize.ParametrizationList
-    )
+    """What stands around a module without being one to the user."""
+    return type(module).__name__ in ("OptimizedModule", "CheckpointWrapper")
 
 
 def activation_of(module: nn.Module | None) -> str:

@@ -42,6 +42,10 @@ def arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         inputs = batch[0]
     args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (_positional(inputs), {})
     for path, x in tensors_of((args, kwargs), every=True):
+        if x.is_nested:
+            raise InputError(
+                f"batch has a nested tensor as its input{path[3:]}, whose samples differ in shape: pad them to one."
+            )
         if x.numel() == 0:
             raise InputError(
                 f"batch is empty: its input{path[3:]} has the shape {tuple(x.shape)}; give 1 sample at least."

@@ -56,8 +56,6 @@ MODEL_SITE_QUANTITIES = (
 )
 """What `sweep` measures of every block and parameter with `sites=True`."""
 
-_ALONGSIDE = ("grad_weight_ratio",)  # which weights are the first and the last is told where both sums are made
-
 Factory = Callable[[int, int], nn.Module]
 
 
@@ -247,7 +245,7 @@ def _probed(model: nn.Module, cell: _Cell, loss: Loss | None, seed: int, design:
         cell.batch,
         loss,
         seed,
-        quantities={name: QUANTITIES[name] for name in (*names, *_ALONGSIDE)},
+        quantities={name: QUANTITIES[name] for name in names},
         sites=None,
         factors=told | ({} if loss is None else {"cotangent": named_loss(loss)}),
     )
@@ -255,13 +253,12 @@ def _probed(model: nn.Module, cell: _Cell, loss: Loss | None, seed: int, design:
         told["cotangent"] = "gaussian"  # the models' own seeds draw it: what differs is no other cell
     blocks = max((site.block for site in measured.sites), default=0)
     sites = list(measured.sites) if cell.sites else [site for site in measured.sites if site.kind == "network"]
-    kept_values = {key: value for key, value in measured.values.items() if key[1] in names}
     row = {name: value for name, value in measured.cell.items() if name != "cell"} | told | {"blocks": blocks}
     return replace(
         measured,
         cell=cell_of(row),
         sites=sites,
-        values=kept_values | _over_the_body(measured.values, blocks),
+        values={**measured.values, **_over_the_body(measured.values, blocks)},
         statuses={name: status for name, status in measured.statuses.items() if cell.sites},
     )
 
