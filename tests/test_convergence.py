@@ -9,9 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from skipscope import InputError, Readings, charts, convergence, report, studies
+from skipscope import InputError, Readings, Spec, charts, convergence, report, studies
 from skipscope.convergence import LEAST
 from skipscope.degradation import MARGIN
+from skipscope.report import Claims
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +155,15 @@ def test_the_section_says_what_the_findings_say(measured: Readings):
     for finding in convergence.findings(measured):
         assert finding.subject in section.answer
         assert finding.threshold.split(":")[0] in page
+
+
+def test_whether_a_network_has_shortcuts_its_spec_says_and_not_its_name():
+    fields: dict[str, Any] = {"width": 2, "size": 8, "channels": 1}
+    for name, shortcut, said in (("bare", "none", "Plain"), ("cifar-plain", "A", "Residual")):
+        specs = {f"{name}-{depth}": Spec.cifar(depth, shortcut=shortcut, **fields) for depth in (8, 14)}
+        (section,) = report.sections_of(studies.train(specs, steps=2, batch=8, seeds=range(3)))
+        (claims,) = [block.claims for block in section.blocks if isinstance(block, Claims)]
+        assert [claim.claim.split()[0] for claim in claims] == [said]
 
 
 def test_one_network_alone_is_shown_without_a_verdict():

@@ -430,6 +430,12 @@ of_images = accepted(
 )
 
 
+def test_a_network_is_told_by_the_width_that_its_maker_takes():
+    assert Spec.cifar(20, width=5).width == 5
+    assert Spec.imagenet(50, width=3, stride="v1.5").width == 3
+    assert Spec.dense(width=7, blocks=2).width == 7
+
+
 @given(of_images)
 def test_images_of_every_block_have_the_shape_that_its_shortcut_adds(spec: Spec):
     width, size = spec.stem.width, spec.stem_size

@@ -577,14 +577,14 @@ def test_networks_that_stopped_stay_so(spoiled: tuple[int, ...], tmp_path: Path)
 @pytest.mark.parametrize(
     ("changed", "differs"),
     [
-        ({"network": build(spec_of(blocks=3), seed=range(3))}, "spec"),
-        ({"network": build(spec_of(), seed=range(1, 4))}, "weights"),
-        ({"data": data.teacher(seed=4, features=5, outputs=2, width=6, train=70, test=40)}, "data"),
-        ({"recipe": dataclasses.replace(QUICK, rate=0.04)}, "recipe"),
-        ({"record": 9}, "steps recorded"),
-        ({"quantities": {"loss": QUANTITIES["loss"]}}, "quantities"),
-        ({"sites": None}, "sites"),
-        ({"factors": {"design": "mine"}}, "factors"),
+        ({"network": build(spec_of(blocks=3), seed=range(3))}, "spec differs"),
+        ({"network": build(spec_of(), seed=range(1, 4))}, "weights differ"),
+        ({"data": data.teacher(seed=4, features=5, outputs=2, width=6, train=70, test=40)}, "data differs"),
+        ({"recipe": dataclasses.replace(QUICK, rate=0.04)}, "recipe differs"),
+        ({"record": 9}, "steps recorded differ"),
+        ({"quantities": {"loss": QUANTITIES["loss"]}}, "quantities differ"),
+        ({"sites": None}, "sites differ"),
+        ({"factors": {"design": "mine"}}, "factors differ"),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )
@@ -602,7 +602,7 @@ def test_the_checkpoint_of_another_run_is_refused(changed: dict[str, Any], diffe
         train(**arguments | changed)
 
     assert str(refusal.value) == (
-        f"checkpoint {str(path)!r} is of another run, its {differs} differs: give another name, or delete it."
+        f"checkpoint {str(path)!r} is of another run, its {differs}: give another name, or delete it."
     )
     assert path.read_bytes() == content
 

@@ -191,10 +191,10 @@ def test_it_goes_on_from_any_step(case: str, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("changed", "differs"),
     [
-        ({"network": build(CASES["plain"][0], seed=3)}, "engine"),
-        ({"jobs": 2}, "number of threads"),
-        ({"ways": Ways(channels_last=True)}, "way of PyTorch"),
-        ({"recipe": dataclasses.replace(QUICK, rate=0.04)}, "recipe"),
+        ({"network": build(CASES["plain"][0], seed=3)}, "engine is 'torch', and here it is 'numpy'"),
+        ({"jobs": 2}, "number of threads differs"),
+        ({"ways": Ways(channels_last=True)}, "way of PyTorch differs"),
+        ({"recipe": dataclasses.replace(QUICK, rate=0.04)}, "recipe differs"),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )
@@ -203,14 +203,14 @@ def test_the_checkpoint_of_another_run_is_refused(changed: dict[str, Any], diffe
     network = torch_engine.build(CASES["plain"][0], seed=3)
     arguments: dict[str, Any] = {"network": network, "data": PATTERNS, "recipe": QUICK, "checkpoint": path}
     train(**arguments)
-    with pytest.raises(InputError, match=f"is of another run, its {differs} differs: give another name, or delete it"):
+    with pytest.raises(InputError, match=f"is of another run, its {differs}: give another name, or delete it"):
         train(**arguments | changed)
 
 
 def test_a_checkpoint_of_the_numpy_engine_is_refused(tmp_path: Path):
     spec = CASES["plain"][0]
     train(build(spec, seed=3), PATTERNS, QUICK, checkpoint=tmp_path / "run")
-    with pytest.raises(InputError, match="its engine differs"):
+    with pytest.raises(InputError, match="its engine is 'numpy', and here it is 'torch'"):
         train(torch_engine.build(spec, seed=3), PATTERNS, QUICK, checkpoint=tmp_path / "run")
 
 

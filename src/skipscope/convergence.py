@@ -71,8 +71,7 @@ class _Network:
     def told(self) -> dict[str, Any]:
         """The columns by which tables name it."""
         named = {name: self.cell[name] for name in ("cell", "design", "norm")}
-        width = self.spec.stages[0].width
-        return {**named, "width": width, "layers": self.spec.depth, "engine": self.cell["engine"]}
+        return {**named, "width": self.spec.width, "layers": self.spec.depth, "engine": self.cell["engine"]}
 
     @property
     def alike(self) -> tuple[Any, ...]:

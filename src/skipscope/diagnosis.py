@@ -513,7 +513,7 @@ def _unreached(cell: _Cell) -> Iterator[Finding]:
             verdict=found[0],
             statement=found[1],
             evidence=found[2],
-            threshold="any layer with parameters that require a gradient and get none",
+            threshold="any layer with parameters that require a gradient and get none, but for those that were skipped",
             source="definition",
         )
 

@@ -11,6 +11,7 @@ Right of the waist: imports readings, summary, diagnosis, and what both halves s
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -20,7 +21,7 @@ from skipscope.errors import InputError
 from skipscope.readings import Readings, require_readings
 from skipscope.spec import Spec
 from skipscope.summary import Summary, summarise
-from skipscope.words import number
+from skipscope.words import counted, number
 
 __all__ = ["CLAIMS", "ends", "findings"]
 
@@ -41,8 +42,8 @@ def ends(readings: Readings) -> pl.DataFrame:
     Of the signal from what the first block is given to what the last hands on, of the gradient the other way.
 
     Returns:
-        A row for every network and direction: `cell`, `design`, `norm`, `depth` (weight layers), `width` (of the body's
-        end), `batch`, `layers` (of the body), `of` (`signal` or `gradient`), `n` seeds with a finite value,
+        A row for every network and direction: `cell`, `design`, `norm`, `depth` (weight layers), `width` (of the first
+        stage), `batch`, `layers` (of the body), `of` (`signal` or `gradient`), `n` seeds with a finite value,
         `nonfinite`; the quantiles `q05` to `q95` and the interval of the median `median_low`, `median_high`; `law`, in
         root mean square, where one holds; and `layer`, the median factor a weight layer in the square, with
         `law_layer`.
@@ -132,6 +133,7 @@ def findings(readings: Readings) -> list[Finding]:
 def _claimed(readings: Readings, judged: list[Finding]) -> list[Finding]:
     """The paper's claims about every plain network with batch normalisation."""
     found: list[Finding] = []
+    factors = _factors(readings)
     for row in readings.cells.iter_rows(named=True):
         if not row["spec"]:
             continue
@@ -140,9 +142,47 @@ def _claimed(readings: Readings, judged: list[Finding]) -> list[Finding]:
             continue
         by_rule = {each.rule: each for each in judged if each.cell == row["cell"]}
         if {"signal", "gradient"} <= by_rule.keys():
-            found.append(_nothing_vanishes(by_rule["signal"], by_rule["gradient"]))
-            found.append(_healthy(by_rule["gradient"], spec))
+            of_signal, of_gradient = (
+                _judged(by_rule[of]) or factors.get((row["cell"], of), _Factor()) for of in ("signal", "gradient")
+            )
+            found.append(_nothing_vanishes(by_rule["signal"], by_rule["gradient"], of_signal, of_gradient))
+            found.append(_healthy(by_rule["gradient"], spec, of_gradient))
     return found
+
+
+@dataclass(frozen=True)
+class _Factor:
+    """By which the norm changes over the body in the median of `n` draws; None where nothing is known."""
+
+    n: int = 0
+    median: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def told(self) -> str:
+        if self.median is None:
+            return "no finite number"
+        told = "" if self.low is None or self.high is None else f"{number(self.low)} to {number(self.high)}"
+        few = f"of {counted(self.n, 'draw')}, and a verdict on the design needs {SEEDS}" if self.n < SEEDS else ""
+        around = ", ".join(each for each in (f"95 % interval {told}" if told else "", few) if each)
+        return f"{number(self.median)} ({around})" if around else number(self.median)
+
+
+def _judged(finding: Finding) -> _Factor | None:
+    """What a finding of the diagnosis rests on, where it rests on draws enough for a verdict on the design."""
+    row = finding.evidence.row(0, named=True) if finding.evidence.height else {}
+    if "median" not in row:
+        return None
+    return _Factor(row["seeds"], row["median"], row["median_low"], row["median_high"])
+
+
+def _factors(readings: Readings) -> dict[tuple[str, str], _Factor]:
+    """By cell and direction, of however many draws there are."""
+    return {
+        (row["cell"], row["of"]): _Factor(row["n"], row["q50"], row["median_low"], row["median_high"])
+        for row in ends(readings).iter_rows(named=True)
+    }
 
 
 _SOURCE = "He et al. 2015, arXiv:1512.03385, section 4.1; it gives no numbers. " + (
@@ -159,7 +199,7 @@ _HEALTHY = (
 _INITIAL = "That is at initialisation, and says nothing of training."
 
 
-def _nothing_vanishes(signal: Finding, gradient: Finding) -> Finding:
+def _nothing_vanishes(signal: Finding, gradient: Finding, of_signal: _Factor, of_gradient: _Factor) -> Finding:
     verdicts = {signal.verdict, gradient.verdict}
     verdict: Verdict = "holds"
     if verdicts & {"vanishing", "dead"}:
@@ -172,23 +212,23 @@ def _nothing_vanishes(signal: Finding, gradient: Finding) -> Finding:
         "cannot tell": "Whether signal or gradient vanishes cannot be told of",
     }[verdict]
     said = (
-        f"{told} {signal.subject}: over its body the norm of the signal changes by a factor of {_told(signal)}, that "
-        f"of the gradient, on its way back, by {_told(gradient)}. {_INITIAL}"
+        f"{told} {signal.subject}: over its body the norm of the signal changes by a factor of {of_signal.told}, that "
+        f"of the gradient, on its way back, by {of_gradient.told}. {_INITIAL}"
     )
     evidence = pl.concat([signal.evidence, gradient.evidence], how="diagonal_relaxed")
     return _finding("vanishing", gradient, verdict, said, evidence, _NOTHING)
 
 
-def _healthy(gradient: Finding, spec: Spec) -> Finding:
+def _healthy(gradient: Finding, spec: Spec, factor: _Factor) -> Finding:
     verdict: Verdict = "does not hold"
     if gradient.verdict in ("healthy", "cannot tell"):
         verdict = "holds" if gradient.verdict == "healthy" else "cannot tell"
     layers = sum(len(block.layers) for block in spec.body)
-    a_layer = _a_layer(_median(gradient), layers)
+    a_layer = _a_layer(factor.median, layers)
     rate = "" if a_layer is None else f" ({number(a_layer**0.5)} a layer)"
     said = (
         f"On its way back through {layers} layers of {gradient.subject} the norm of the gradient changes by a factor "
-        f"of {_told(gradient)}{rate}. {_DOES[gradient.verdict]} {_INITIAL}"
+        f"of {factor.told}{rate}. {_DOES[gradient.verdict]} {_INITIAL}"
     )
     return _finding("healthy", gradient, verdict, said, gradient.evidence, _HEALTHY)
 
@@ -201,19 +241,6 @@ _DOES: dict[str, str] = {
     "healthy": f"It stays within a factor of {FACTOR:g}.",
     "cannot tell": "That is not enough for a verdict.",
 }
-
-
-def _median(finding: Finding) -> float | None:
-    row = finding.evidence.row(0, named=True) if finding.evidence.height else {}
-    return row.get("median")
-
-
-def _told(finding: Finding) -> str:
-    """The median factor of a finding of the diagnosis, with its interval."""
-    row = finding.evidence.row(0, named=True) if finding.evidence.height else {}
-    if "median" not in row:
-        return f"no number that could be told ({finding.verdict})"
-    return f"{number(row['median'])} (95 % interval {number(row['median_low'])} to {number(row['median_high'])})"
 
 
 def _finding(

@@ -306,7 +306,7 @@ class _Kind:
     def subject(self) -> str:
         steps = f", {self.cell['steps']:,} steps" if self.cell.get("steps") else ""
         data = f", {self.cell['data']}" if self.cell["data"] else ""
-        return f"{self.name} at width {self.spec.stem.width}{data}{steps}"
+        return f"{self.name} at width {self.spec.width}{data}{steps}"
 
     @property
     def trained(self) -> bool:

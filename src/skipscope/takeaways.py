@@ -244,7 +244,7 @@ def _parameters(evidence: _Evidence) -> Judged:
         return _unknown("No residual network among these readings has a plain twin.")
     differ = [spec for spec, twin in pairs if spec.parameters != twin.parameters]
     rows = pl.DataFrame(
-        [(spec.depth, spec.body_width, spec.parameters, twin.parameters) for spec, twin in pairs],
+        [(spec.depth, spec.width, spec.parameters, twin.parameters) for spec, twin in pairs],
         schema=["weight layers", "width", "parameters", "parameters of its twin"],
         orient="row",
     )

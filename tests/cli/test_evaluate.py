@@ -78,7 +78,7 @@ def test_json_has_what_the_library_finds(succeeded: Callable[..., str], weights:
     assert found["spec"] == json.loads(SPEC.to_json())
     assert found["notes"] == [
         "No shape tells whether there are shortcuts without weights, and where their zeros are: taken as the names "
-        "mean it in most files. Otherwise --spec cifar-8-A or cifar-8-plain."
+        "mean it in most files. Otherwise --spec cifar-8-A or cifar-8-plain, with --width 8."
     ]
 
 
@@ -231,6 +231,7 @@ def test_a_network_for_colours(succeeded: Callable[..., str], weights: Any, here
 
     assert found["top1"]["right"] == 1  # all images are the same one, and every class has one
     assert found["notes"][0].startswith("No shape tells where bottlenecks have their stride: taken as in torchvision.")
+    assert found["notes"][0].endswith("it is --spec imagenet-50, with --width 4.")
     assert found["check"]["disagree"] == []
     moved = record(succeeded, *given, "--spec", "imagenet-50", "--width", "4")
     assert moved["notes"][0].startswith("--spec means option B, the stride on the first 1x1 convolution (v1);")

@@ -93,6 +93,8 @@ def test_files_may_have_names(run: Callable[..., Any], file: Path):
         (["--weights", "FILE", "--data", "digits"], "takes images of 3 x 8 x 8"),
         (["--weights", "FILE", "--spec", "cifar-20-A-both", "--width", "4"], "does not fit the spec"),
         (["--weights", "FILE", "--spec", "cifar-8", "--order", "pre-activation"], "not of pre-activation order"),
+        (["--weights", "FILE", "--data-folder", "/nonexistent"], "--data-folder is about --data"),
+        (["--weights", "FILE", "--batch", "4"], "--batch is about --data"),
         (["--weights", "no such file"], "there is no file 'no such file'"),
         (["--spec", "cifar-8", "--data", "mnist"], "data must be one of"),
         (["--spec", "cifar-9"], "depth"),

@@ -75,6 +75,51 @@ def test_the_same_command_goes_on(run: Callable[..., Any], succeeded: Callable[.
     assert succeeded(*kept) == whole
 
 
+TWO = [*ONE, "--spec", "cifar-8-plain", "--seeds", "2", "--format", "csv", "--quiet", "--checkpoint", "c.st"]
+WRITTEN = ["--every", "2", "--save", "w.safetensors", "--out", "a.parquet", "--report", "a.html"]
+
+
+@pytest.mark.parametrize("kill", range(1, 12))
+def test_killed_after_any_file_it_goes_on_and_leaves_what_an_unbroken_run_does(
+    run: Callable[..., Any], succeeded: Callable[..., str], here: Path, kill: int
+):
+    """Three checkpoints and two files of weights a network, then the readings and the report."""
+    replace, count = os.replace, 0
+
+    def one(*given: Any, **more: Any) -> None:
+        nonlocal count
+        replace(*given, **more)
+        count += 1
+        if count == kill:
+            raise KeyboardInterrupt
+
+    with mock.patch.object(os, "replace", side_effect=one):
+        assert run(*TWO, *WRITTEN).code == 130
+    succeeded(*TWO, *WRITTEN)
+    found = {path.name: path.read_bytes() for path in here.glob("w-*")}
+    for path in here.iterdir():
+        path.unlink()
+    succeeded(*TWO, *WRITTEN)
+    assert len(found) == 4
+    assert found == {path.name: path.read_bytes() for path in here.glob("w-*")}
+
+
+def test_a_network_half_trained_replaces_nothing(run: Callable[..., Any], refused: Callable[..., str], here: Path):
+    replace = os.replace
+
+    def once(*given: Any, **more: Any) -> None:
+        replace(*given, **more)
+        raise KeyboardInterrupt
+
+    kept = [*ONE, "--checkpoint", "c.st", "--every", "2"]
+    with mock.patch.object(os, "replace", side_effect=once):
+        run(*kept)
+    for option, name in (("--save", "w.safetensors"), ("--out", "a.parquet"), ("--report", "a.html")):
+        (here / name).write_text("mine")
+        assert f"{option} {name!r} exists" in refused(*kept, option, name)
+        assert (here / name).read_text() == "mine"
+
+
 def test_every_option_reaches_the_study(run: Callable[..., Any]):
     with mock.patch.object(studies, "train", side_effect=KeyboardInterrupt) as study:
         run(
@@ -126,10 +171,14 @@ def test_networks_fit_the_data(succeeded: Callable[..., str], here: Path):
         (["--device", "cuda"], "--device 'cuda' is for --engine torch, and the engine is 'numpy': leave one out"),
         (["--autocast"], "--autocast is for --engine torch"),
         (["--compile"], "--compile is for --engine torch"),
-        (["--channels-first"], "--channels-last is for --engine torch"),
+        (["--channels-first"], "--channels-first is for --engine torch"),
         (["--engine", "torch", "--device", "gpu"], "device must be one of"),
         (["--engine", "torch", "--autocast", "--dtype", "float64"], "autocast is for dtype float32"),
-        (["--steps", "-1"], "steps must be at least 0"),
+        (["--steps", "-1"], "--steps must be at least 1; got -1"),
+        (["--steps", "0", "--out", "a.parquet"], "--steps must be at least 1; got 0"),
+        (["--checkpoint", "c.safetensors", "--save", "./c.safetensors"], "save and checkpoint would both be the file"),
+        (["--checkpoint", "a.parquet", "--out", "a.parquet"], "--out and --checkpoint would both be the file"),
+        (["--seeds", "100000000"], "this is too large: seeds=100000000 of networks of depth 8, width 4"),
         (["--batch", "9999"], "batch=9999 is more than digits has to train on"),
         (["--rate", "nan"], "rate must be a finite number"),
         (["--record", "0"], "record must be at least 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from collections import OrderedDict
@@ -190,10 +191,13 @@ def test_a_pickle_that_would_run_code(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "neither a whole safetensors file nor one that torch.save wrote"),
-        (b"not a checkpoint at all", "neither a whole safetensors file nor one that torch.save wrote"),
-        (b"PK\x03\x04 broken", "neither a whole safetensors file nor one that torch.save wrote"),
-        (b"\x80\x02broken", "neither a whole safetensors file nor one that torch.save wrote"),
+        (b"", r"neither a whole safetensors file nor one that torch.save wrote\.$"),
+        (b"not a checkpoint at all", r"neither a whole safetensors file nor one that torch.save wrote\.$"),
+        (b"PK\x03\x04 broken", r"neither a whole safetensors file nor one that torch.save wrote\.$"),
+        (b"\x80\x02broken", r"neither a whole safetensors file nor one that torch.save wrote\.$"),
+        (b"hello\n", r"neither a whole safetensors file nor one that torch.save wrote\.$"),
+        (pickle.dumps({"when": 1.5}), r"cannot read '.*weights': "),
+        (pickle.dumps({"when": Opaque()}), r"cannot read '.*weights': "),
         (b"\xff\x00\x00\x00\x00\x00\x00\x00{broken", "not a whole safetensors file"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 from skipscope import InputError, Readings, Spec, build, charts, probe, propagation, report, studies
 from skipscope.report import Claim, Claims, Figure, Section
 from skipscope.summary import summarise
+from skipscope.words import number
 
 SMALL: dict[str, Any] = {"width": 8, "size": 8, "batch": 8, "dtype": "float64"}
 
@@ -124,6 +125,26 @@ def test_the_verdicts_follow_the_readings(readings: Readings):
     assert findings_of(calm, "healthy") == {8: "holds", 32: "holds"}
     few = readings.select(seed=[0, 1, 2])
     assert set(findings_of(few, "healthy").values()) == {"cannot tell"}
+
+
+def test_of_few_draws_the_number_is_told_and_how_many_a_verdict_needs(readings: Readings):
+    few = readings.select(seed=[0, 1, 2], design="plain, batch norm")
+    factors = propagation.ends(few)
+    for finding in propagation.findings(few):
+        if finding.rule in propagation.CLAIMS.values():
+            (factor,) = factors.filter(cell=finding.cell, of="gradient")["q50"]
+            assert finding.verdict == "cannot tell"
+            assert f"{number(factor)} (of 3 draws, and a verdict on the design needs 20)" in finding.statement
+    (section,) = report.sections_of(few)
+    assert "These are 3 draws; a verdict on a design needs 20." in section.answer
+    assert "a verdict on a design needs" not in report.propagation_section(readings).answer
+
+
+def test_networks_are_told_by_the_channels_of_their_first_stage(readings: Readings, tmp_path: Path):
+    assert set(readings.cells["width"]) == {8}
+    assert all("width 8" in finding.subject for finding in propagation.findings(readings))
+    with pytest.raises(InputError, match="width 100000, "):
+        studies.propagation(depths=20, width=100_000, seeds=[0])
 
 
 def test_what_is_said_says_its_limits(readings: Readings):

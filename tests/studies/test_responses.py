@@ -12,11 +12,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from skipscope import InputError, Readings, Spec, build
+from skipscope.data import Augmentation, load_images
 from skipscope.engines import pretrained
 from skipscope.engines.numpy_engine import NumpyNetwork
 from skipscope.engines.torch_engine import TorchNetwork
 from skipscope.studies import responses
-from skipscope.studies.responses import law, measured_responses, parameter_responses, places
+from skipscope.studies.responses import _shown, law, measured_responses, parameter_responses, places
 from skipscope.training import Recipe
 
 SMALL: dict[str, Any] = {"width": 4, "size": 8, "dtype": "float64"}
@@ -246,6 +247,24 @@ def test_several_files_have_a_spec_each_or_one_for_all(file: Path):
     assert all(Spec.from_json(text).stages[0].plain for text in two.cells["spec"])
     each = responses(weights={"a": file, "b": file}, specs=["cifar-8-plain", "cifar-8-A-both"], width=4)
     assert [Spec.from_json(text).stages[0].shortcut for text in each.cells["spec"]] == ["none", "A-both"]
+
+
+def test_a_file_says_what_a_name_does_not(tmp_path: Path):
+    grey = Spec.cifar(8, width=4, size=8, channels=1, classes=3)
+    path = written(tmp_path / "grey.safetensors", grey)
+    found = responses(weights={"a": path, "b": path}, specs=["cifar-8", "cifar-8-plain"])
+    for text, shortcut in zip(found.cells["spec"], ("A", "none"), strict=True):
+        spec = Spec.from_json(text)
+        assert (spec.input_shape[0], spec.head.features, spec.width) == (1, 3, 4)
+        assert spec.stages[0].shortcut == shortcut
+
+
+def test_images_are_measured_as_they_are():
+    plain = load_images("digits", seed=0)
+    varied = replace(plain, augmentation=Augmentation(padding=2, mirror=True))
+    shown = _shown(varied, 24)
+    np.testing.assert_array_equal(shown, _shown(plain, 24))
+    assert not np.array_equal(shown, next(varied.batches(0, size=24)).inputs)
 
 
 def test_without_normalisation_only_data_tell(tmp_path: Path):

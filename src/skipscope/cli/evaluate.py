@@ -423,14 +423,21 @@ def _untold(result: _Result) -> str:
         kind = "cifar" if result.spec.stem.kind == "conv3" else "imagenet"
         return (
             "No shape tells whether there are shortcuts without weights, and where their zeros are: taken as "
-            f"the names mean it in most files. Otherwise --spec {kind}-{depth}-A or {kind}-{depth}-plain."
+            f"the names mean it in most files. Otherwise --spec {kind}-{depth}-A or {kind}-{depth}-plain"
+            f"{_also_width(result.spec)}."
         )
     if result.spec.stages[-1].kind in _STRIDES:
         return (
             "No shape tells where bottlenecks have their stride: taken as in torchvision. With the stride on the first "
-            f"1x1 convolution it is --spec imagenet-{depth}."
+            f"1x1 convolution it is --spec imagenet-{depth}{_also_width(result.spec)}."
         )
     return ""
+
+
+def _also_width(spec: Spec) -> str:
+    """The option beside `--spec` that a network not as wide as the paper's needs."""
+    papers = 16 if spec.stem.kind == "conv3" else 64
+    return "" if spec.width == papers else f", with --width {spec.width}"
 
 
 def _not_finite(found: Accuracy) -> str:

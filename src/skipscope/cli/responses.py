@@ -86,7 +86,10 @@ _TRAINING = ("steps", "rate", "train_batch", "seeds", "seed", "jobs", "folder")
 )
 @options.specs
 @click.option(
-    "--width", type=int, default=None, help="Channels of the first stage of --spec (if not given: the paper's)."
+    "--width",
+    type=int,
+    default=None,
+    help="Channels of the first stage of --spec (if not given: the file's, or the paper's).",
 )
 @click.option(
     "--order",
@@ -125,13 +128,19 @@ def responses(*, steps: int, rate: float, train_batch: int, order: str, **asked:
 
 
 def _require_apart(asked: dict[str, Any]) -> None:
-    """Refuse with files what is about training, and without names what is about networks by name."""
+    """Refuse with files what is about training, without names what is about these, without data what is about them."""
     if asked["weights"] is None:
         return
     context = click.get_current_context()
     known = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     by_name = () if asked["specs"] is not None else ("width", "order")
-    for name in (*_TRAINING, *by_name):
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            about = "networks given by --spec" if name in by_name else "networks that are trained"
-            raise InputError(f"{known[name]} is about {about}, and --weights names files: leave one out.")
+    of_data = () if asked["data"] is not None else ("data_folder", "batch")
+    for name in (*_TRAINING, *by_name, *of_data):
+        if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        if name in of_data:
+            raise InputError(
+                f"{known[name]} is about --data, and --weights alone needs none: leave it out, or say --data."
+            )
+        about = "networks given by --spec" if name in by_name else "networks that are trained"
+        raise InputError(f"{known[name]} is about {about}, and --weights names files: leave one out.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,9 @@ def _overview(curves: pl.DataFrame) -> pl.DataFrame:
 @options.images
 @click.option("--train-images", type=int, help="Train on so many of the images, the first; all if not given.")
 @click.option("--test-images", type=int, help="Test on so many, likewise.")
-@click.option("--validation", type=int, default=0, show_default=True, help="Images held out of the training part.")
+@click.option(
+    "--validation", type=int, default=0, show_default=True, help="Images of the training part not to train on."
+)
 @click.option(
     "--normalise",
     default="pixel-mean",
@@ -117,18 +120,22 @@ def train(
     """
     from skipscope import studies
 
-    outputs.check(out, page, overwrite)
     chosen = options.seed_range(seeds, seed)
     specs = asked.pop("specs") or ["cifar-20"]
+    done = _done(checkpoint, specs)
+    again = overwrite or done >= set(specs)  # who was stopped while readings were written goes on there too
+    outputs.check(out, page, again)
+    _require_apart(checkpoint, specs, out, page)
     if save is not None:
-        _check_saved(save, specs, chosen, overwrite)
+        _check_saved(save, specs, chosen, overwrite, done)
+    require_int("--steps", asked["steps"], least=1)
     ways = _ways(**{name: asked.pop(name) for name in _OF_TORCH}, engine=asked["engine"])
     images = _images(**{name: asked.pop(name) for name in _IMAGES})
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     given |= {"checkpoint": checkpoint, "save": save, "ways": ways}
     with keeping(checkpoint), printing.progress("training", quiet, "steps") as progress:
         readings = studies.train(specs, data=images, seeds=chosen, progress=progress, **given)
-    outputs.save(readings, out, page, overwrite, "Training")
+    outputs.save(readings, out, page, again, "Training")
     printing.show(_shown(readings), format_, quiet)
 
 
@@ -164,21 +171,57 @@ def _ways(*, engine: str, device: str, channels_last: bool, autocast: bool, comp
 
     if engine == "torch":
         return Ways(device=device, channels_last=channels_last, autocast=autocast, compile=compile_)
-    for name in _OF_TORCH:
+    said = {
+        "device": f"--device {quoted(device)}",
+        "channels_last": "--channels-last" if channels_last else "--channels-first",
+        "autocast": "--autocast",
+        "compile_": "--compile",
+    }
+    for name, option in said.items():
         if options.was_given(name):
-            option = f"--{name.strip('_').replace('_', '-')}" + (f" {quoted(device)}" if name == "device" else "")
             raise InputError(f"{option} is for --engine torch, and the engine is {quoted(engine)}: leave one out.")
     return None
 
 
-def _check_saved(save: Path, specs: list[str], seeds: range, overwrite: bool) -> None:
-    """Whether weights can be written there, before there are any.
+def _done(checkpoint: Path | None, specs: list[str]) -> set[str]:
+    """The networks whose own checkpoint says that they are trained, so that what they left is the command's own.
+
+    Raises:
+        InputError: a checkpoint is damaged, or something else.
+    """
+    from skipscope import checkpoints
+    from skipscope.studies.train import checkpoint_files
+
+    found = set()
+    for name, place in ({} if checkpoint is None else checkpoint_files(checkpoint, specs)).items():
+        if os.path.isfile(place):  # unlike Path.is_file, it takes a name that is too long
+            _, notes = checkpoints.read(place)
+            if notes["step"] == notes["run"]["recipe"]["steps"]:
+                found.add(name)
+    return found
+
+
+def _require_apart(checkpoint: Path | None, specs: list[str], *written: Path | None) -> None:
+    """Refuse readings or a report in the place of a checkpoint, before there is one."""
+    from skipscope.studies.train import checkpoint_files
+
+    places = {} if checkpoint is None else checkpoint_files(checkpoint, specs)
+    taken = {os.path.realpath(place) for place in places.values()}
+    for option, path in zip(("--out", "--report"), written, strict=True):
+        if path is not None and os.path.realpath(path) in taken:
+            raise InputError(
+                f"{option} and --checkpoint would both be the file {str(path)!r}: give one of them another name."
+            )
+
+
+def _check_saved(save: Path, specs: list[str], seeds: range, overwrite: bool, done: set[str]) -> None:
+    """Whether weights can be written there, before there are any; what a network that is `done` left is replaced.
 
     Raises:
         InputError: one file cannot.
     """
     from skipscope.studies.train import weights_files
 
-    outputs.check_file("--save", save, ".safetensors", overwrite)
-    for file in weights_files(save, specs, seeds).values():
-        outputs.check_file("--save", file, ".safetensors", overwrite)
+    outputs.check_file("--save", save, ".safetensors", overwrite=True)
+    for (name, _), file in weights_files(save, specs, seeds).items():
+        outputs.check_file("--save", file, ".safetensors", overwrite or name in done)

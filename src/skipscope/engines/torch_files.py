@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,21 +25,23 @@ def saved(path: str | os.PathLike[str]) -> Any:
         InputError: it is damaged, no such file, or holds objects that only code of somebody's could make.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a plain pickle, which is refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(f"cannot read {str(path)!r}: {_refused(str(error))}") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"cannot read {str(path)!r}: it is neither a whole safetensors file nor one that torch.save wrote "
-            f"({reason})."
-        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError):
+        # What torch says of it helps nobody: "101", or nothing at all.
+        raise InputError(f"cannot read {str(path)!r}: {_NEITHER}") from None
+
+
+_NEITHER = "it is neither a whole safetensors file nor one that torch.save wrote."
 
 
 def _refused(reason: str) -> str:
     named = re.search(r"GLOBAL (\S+)", reason)
     if named is None:
-        return "it is neither a whole safetensors file nor one that torch.save wrote."
+        return _NEITHER
     return (
         f"it holds {named[1]}, and more than tensors is not loaded, since that would run code of the file; save "
         "model.state_dict() instead."

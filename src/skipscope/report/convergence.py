@@ -23,6 +23,7 @@ from skipscope.report.prose import (
     seeds_of,
     versions_of,
 )
+from skipscope.spec import Spec
 from skipscope.words import number
 
 __all__ = ["convergence_section"]
@@ -47,7 +48,8 @@ def convergence_section(readings: Readings, *, anchor: str = "train") -> Section
         InputError: the readings are not of this study.
     """
     final, findings = convergence.final(readings), convergence.findings(readings)
-    claims = tuple(_claim(finding) for finding in findings)
+    specs = {row["cell"]: Spec.from_json(row["spec"]) for row in _cells(readings).iter_rows(named=True)}
+    claims = tuple(_claim(finding, specs[finding.cell]) for finding in findings)
     said: list[Block] = [Prose((), "What is commonly said, and what was measured"), Claims(claims)] if claims else []
     blocks: list[Block] = [
         Prose((_ASKED, _drawn(readings, final))),
@@ -123,9 +125,9 @@ _SAYS = {
 }
 
 
-def _claim(finding: Finding) -> Claim:
-    """What the paper says, held against one finding."""
-    plain = finding.rule == "degradation" and "-plain" in finding.subject.partition(",")[0]
+def _claim(finding: Finding, spec: Spec) -> Claim:
+    """What the paper says, held against one finding: of plain networks or of others is in the spec, not in a name."""
+    plain = finding.rule == "degradation" and all(stage.plain for stage in spec.stages)
     said, right = _SAYS["degradation plain" if plain else finding.rule]
     return Claim(
         f"{said} ({finding.subject}).", holds_of({finding.verdict: [finding.subject]}, right=right), finding.statement

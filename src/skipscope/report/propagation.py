@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from skipscope import charts, propagation
-from skipscope.diagnosis import FACTOR, Finding
+from skipscope.diagnosis import FACTOR, SEEDS, Finding
 from skipscope.errors import InputError
 from skipscope.propagation import CLAIMS
 from skipscope.readings import Readings
@@ -114,7 +114,7 @@ def _about(spec: Spec) -> str:
 def _drawn(readings: Readings) -> str:
     cells = readings.cells
     specs = [Spec.from_json(text) for text in cells["spec"] if text]
-    widths = joined(str(width) for width in sorted({spec.stem.width for spec in specs}))
+    widths = joined(str(width) for width in sorted({spec.width for spec in specs}))
     sizes = joined(f"{size}x{size}" for size in sorted({spec.stem.size for spec in specs}))
     batch = joined(plural(each, "sample") for each in cells["batch"].unique().sort())
     back = joined(map(sent, cells["cotangent"].unique().sort()))
@@ -250,7 +250,13 @@ def _answer(findings: list[Finding], ends: pl.DataFrame) -> str:
         healthy = holds_of({str(f.verdict): [f.cell] for f in findings if f.rule == CLAIMS["healthy"]}, right="holds")
         said += _NORMS[healthy]
     told = [f"{VERBS[verdict]} in {len(names)} of {len(cells)}" for verdict, names in verdicts.items()]
-    return f"{said} Of all networks and depths, the gradient {'; it '.join(told)}.".strip()
+    draws = [int(row["n"]) for row in ends.filter(of="gradient").iter_rows(named=True)]
+    few = (
+        f" These are {plural(min(draws), 'draw')}; a verdict on a design needs {SEEDS}."
+        if draws and min(draws) < SEEDS
+        else ""
+    )
+    return f"{said} Of all networks and depths, the gradient {'; it '.join(told)}.{few}".strip()
 
 
 _PLAIN: dict[Holds, str] = {
@@ -325,7 +331,7 @@ def _shortcut_claim(residual: list[dict[str, Any]], plain: dict[int, dict[str, A
 
 def _limits(readings: Readings) -> tuple[str, ...]:
     specs = [Spec.from_json(text) for text in readings.cells["spec"] if text]
-    smaller = [spec for spec in specs if (spec.stem.width, spec.stem.size) != (16, 32)]
+    smaller = [spec for spec in specs if (spec.width, spec.stem.size) != (16, 32)]
     small = (
         "These networks are not of the paper's size. Zeros around the image take signal and gradient away at its "
         "border where there is no normalisation, and change what normalisation does; on small images the border is "

@@ -257,7 +257,7 @@ def _method(readings: Readings, one_each: Readings) -> Method:
         ("Steps of training", joined(f"{steps:,}" for steps in values("steps"))),
         ("Learning rate", joined(f"{rate:g}" for rate in values("rate"))),
         ("Images a step", _images(cells.filter(mode="learning"))),
-        ("Images measured on", _images(cells.filter(pl.col("mode").is_in(("training", "inference"))))),
+        ("Images measured on", _shown(cells.filter(pl.col("mode").is_in(("training", "inference"))))),
         (
             "Pre-activation",
             "the normalisation is the one that follows the layer; what is added is normalised by nothing"
@@ -270,6 +270,10 @@ def _method(readings: Readings, one_each: Readings) -> Method:
     )
     networks = [block for block in method(one_each).blocks if isinstance(block, Table)]
     return Method((*networks, Facts(tuple((name, value) for name, value in facts if value))))
+
+
+def _shown(cells: pl.DataFrame) -> str:
+    return f"{_images(cells)} of the training part, as they are: neither cropped nor mirrored" if cells.height else ""
 
 
 def _images(cells: pl.DataFrame) -> str:

@@ -314,6 +314,13 @@ class Spec:
         return Layer("head", self.body_width, self.head.features, "none", self.head.activation, bias=bias)
 
     @property
+    def width(self) -> int:
+        """By which it is told: channels of the first stage, as its makers take them; of a dense one `body_width`."""
+        if self.images:
+            return self.stages[0].width if self.stages else self.stem.width
+        return self.body_width
+
+    @property
     def body_width(self) -> int:
         """How many features, or channels, the body hands to the head."""
         return self.stages[-1].outputs if self.stages else self.stem.width

@@ -39,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipscope import data as datasets
-from skipscope.data import IMAGES, Images
+from skipscope.data import IMAGES, Augmentation, Images
 from skipscope.engines import pretrained
 from skipscope.engines.numpy_engine import NumpyNetwork, build
 from skipscope.engines.ops import EPS
@@ -277,8 +277,8 @@ def responses(
         data: a set of images in `skipscope.data.IMAGES`; without weights, if not given, the digits.
         data_folder: where its files are; see `skipscope.data.load_images`.
         batch: images of the one mini-batch on which responses are measured: of the training part, drawn by the seed 0,
-            varied as training varies them, the same for all networks.
-        width: channels of the first stage, of networks given by name; the paper's if not given.
+            as they are (neither cropped nor mirrored), the same for all networks.
+        width: channels of the first stage, of networks given by name; if not given, what the file has, or the paper's.
         recipe: how networks are trained; `Recipe(steps=0)` leaves them as they are initialised.
         seeds: of the networks that are trained; every spec sees the same.
         folder: keeps what is measured of them, so that the same call goes on where it was stopped; see
@@ -320,8 +320,8 @@ def _folder(folder: str | os.PathLike[str] | None) -> str | None:
 
 
 def _shown(images: Images, batch: int) -> Array:
-    """The mini-batch on which responses are measured."""
-    return next(images.batches(_DATA_SEED, size=batch)).inputs
+    """The mini-batch on which responses are measured: of images as they are, neither cropped nor mirrored."""
+    return next(replace(images, augmentation=Augmentation()).batches(_DATA_SEED, size=batch)).inputs
 
 
 def _require_images(name: str, spec: Spec) -> Spec:
@@ -359,18 +359,35 @@ def _known(
             if field != "dtype":
                 raise InputError(f"{field} is for networks given by name, and the files say what they are: name specs.")
         return [_sized(replace(pretrained.spec_of(path), **fields), images) for path in paths]
-    given = {} if images is None or isinstance(specs, Mapping) else {"size": images.shape[1]}
-    found = _several(specs, {**given, **fields})
+    if isinstance(specs, Mapping):
+        found = list(specs_of(specs, **fields).values())
+        _require_as_many(found, paths)
+        return found * len(paths) if len(found) == 1 else found
+    # Of which one may come twice: two files may be of one network.
+    names = as_list(specs)
+    if not names:
+        return list(specs_of(names).values())  # which says that there is none
+    _require_as_many(names, paths)
+    several = names * len(paths) if len(names) == 1 else names
+    return [
+        next(iter(specs_of(name, **{**_shape(path, images), **fields}).values()))
+        for name, path in zip(several, paths, strict=True)
+    ]
+
+
+def _require_as_many(found: Sequence[object], paths: Sequence[Path]) -> None:
     if len(found) not in (1, len(paths)):
         raise InputError(f"specs must be one for all {len(paths)} files of weights, or one for each; got {len(found)}.")
-    return found * len(paths) if len(found) == 1 else found
 
 
-def _several(specs: Specs, fields: Mapping[str, Any]) -> list[Spec]:
-    """The specs, of which one may come twice: two files may be of one network."""
-    if isinstance(specs, Mapping):
-        return list(specs_of(specs, **fields).values())
-    return [next(iter(specs_of(name, **fields).values())) for name in as_list(specs)] or list(specs_of(specs).values())
+def _shape(path: Path, images: Images | None) -> dict[str, Any]:
+    """What no name of a network says: the file does, but for the images' size, which no weight depends on."""
+    size = {} if images is None else {"size": images.shape[1]}
+    try:
+        spec = pretrained.spec_of(path)
+    except InputError:  # whether it fits the network is seen when it is loaded
+        return size
+    return {"channels": spec.stem.features, "classes": spec.head.features, "width": spec.width, **size}
 
 
 def _sized(spec: Spec, images: Images | None) -> Spec:
@@ -483,7 +500,8 @@ def _readings(case: _Case) -> int:
 def _described(case: _Case) -> dict[str, Any]:
     """A case as JSON: whatever would change a number."""
     told = {"spec": case.spec.to_json(), "recipe": asdict(case.recipe), "factors": dict(case.factors)}
-    return {**told, "data": {"name": case.data, "digest": case.images.digest}, "batch": case.batch}
+    shown = {"batch": case.batch, "shown": "as they are"}
+    return {**told, "data": {"name": case.data, "digest": case.images.digest}, **shown}
 
 
 # ------------------------------------------------------------------------------------------------------ in every mode

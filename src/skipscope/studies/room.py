@@ -74,7 +74,7 @@ def require_room(
         processes = f", in {jobs} processes" if jobs > 1 else ""
         raise InputError(
             f"this is too large: seeds={seeds} of networks of depth {largest.factors.get('depth', '?')}, width "
-            f"{largest.spec.body_width}, batch {largest.batch}{processes} need about "
+            f"{largest.spec.width}, batch {largest.batch}{processes} need about "
             f"{number(min(needed, 10**300) / 1e9)} GB of memory, and this machine has {number(held / 1e9)} GB. Make "
             "one of them smaller."
         )

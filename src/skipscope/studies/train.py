@@ -31,7 +31,7 @@ from skipscope.training import train as trained_by
 if TYPE_CHECKING:
     from skipscope.engines.torch_engine import TorchNetwork
 
-__all__ = ["ENGINES", "Engine", "train", "weights_files"]
+__all__ = ["ENGINES", "Engine", "checkpoint_files", "train", "weights_files"]
 
 Engine = Literal["numpy", "torch"]
 ENGINES = ("numpy", "torch")
@@ -107,16 +107,13 @@ def train(
     images = _images(data)
     named = fields if width is None else {"width": width, **fields}
     cases = _cases(specs, images, steps=steps, batch=batch, rate=rate, **named)
-    known = require_seeds(seeds)
+    require_int("steps", steps, least=1)
     require_int("record", record, least=1)
     require_int("every", every, least=0)
-    _require_room(cases, len(known), record)
+    _require_room(cases, room.count(seeds), record)
+    known = require_seeds(seeds)
     build_on = _builder(engine, ways)
-    places = {case.name: _checkpoint(checkpoint, case.name, len(cases)) for case in cases}
-    files = {} if save is None else weights_files(as_path(save), [case.name for case in cases], known)
-    for (name, _), file in files.items():
-        pretrained.require_named(next(case.spec for case in cases if case.name == name))
-        check_writable(file, overwrite=True)
+    places, files = _files(cases, known, checkpoint, save)
     found = []
     for index, case in enumerate(cases):
         trained = trained_by(
@@ -126,7 +123,7 @@ def train(
             record=record,
             quantities={name: (QUANTITIES | LEARNING)[name] for name in TRAINING_QUANTITIES},
             factors=case.factors | ({"engine": "numpy"} if engine == "numpy" else {}),
-            checkpoint=places[case.name],
+            checkpoint=places.get(case.name),
             every=every,
             jobs=jobs,
             ways=ways,
@@ -215,9 +212,35 @@ def _told(progress: Callable[[int, int], None] | None, index: int, count: int) -
 # ------------------------------------------------------------------------------------------------------------- files
 
 
-def _checkpoint(path: Place, name: str, count: int) -> Path | None:
-    """The checkpoint of one network."""
-    return None if path is None else check_writable(_named(as_path(path), name, count > 1), overwrite=True)
+def _files(
+    cases: Sequence[_Case], seeds: Sequence[int], checkpoint: Place, save: Place
+) -> tuple[dict[str, Path], dict[tuple[str, int], Path]]:
+    """Where every network's state goes, and every trained network's weights.
+
+    Raises:
+        InputError: a file cannot be written, has no names for such weights, or would be two things at once.
+    """
+    names = [case.name for case in cases]
+    places = {} if checkpoint is None else checkpoint_files(as_path(checkpoint), names)
+    files = {} if save is None else weights_files(as_path(save), names, seeds)
+    if files:
+        for case in cases:
+            pretrained.require_named(case.spec)
+    taken = {os.path.realpath(place) for place in places.values()}
+    for file in files.values():
+        if os.path.realpath(file) in taken:
+            raise InputError(
+                f"save and checkpoint would both be the file {str(file)!r}: give one of them another name."
+            )
+    for path in (*places.values(), *files.values()):
+        check_writable(path, overwrite=True)
+    return places, files
+
+
+def checkpoint_files(path: Path, names: Iterable[str]) -> dict[str, Path]:
+    """Where the state of every network goes: to the file itself if there is one network alone."""
+    known = list(dict.fromkeys(names))
+    return {name: _named(path, name, len(known) > 1) for name in known}
 
 
 def weights_files(path: Path, names: Iterable[str], seeds: Sequence[int]) -> dict[tuple[str, int], Path]:

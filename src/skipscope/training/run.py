@@ -295,10 +295,11 @@ class _Run:
         arrays, notes = checkpoints.read(path)
         known, mine = notes.get("run"), self._identity()
         theirs = known if isinstance(known, dict) else {}
-        for name in {**mine, **theirs}:
+        for name in {"engine": None, **mine, **theirs}:  # the engine first: other things differ with it
             if theirs.get(name) != mine.get(name):
                 raise InputError(
-                    f"checkpoint {str(path)!r} is of another run, its {name} differs: give another name, or delete it."
+                    f"checkpoint {str(path)!r} is of another run, {_differs(name, theirs, mine)}: give another name, "
+                    "or delete it."
                 )
         self.step = notes["step"]
         self.descent.keep([self.seeds.index(seed) for seed in notes["seeds"]], self.step)
@@ -325,6 +326,18 @@ class _Run:
             "factors": self.factors,
             **self.descent.identity,
         }
+
+
+_PLURAL = frozenset({"weights", "seeds", "steps recorded", "quantities", "sites", "factors"})
+
+
+def _differs(name: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
+    """What is another than here, of two identities of runs."""
+    if name == "engine":
+        # The identity of a run on the NumPy engine does not name it.
+        own, other = (identity.get(name, "numpy") for identity in (mine, theirs))
+        return f"its engine is {other!r}, and here it is {own!r}"
+    return f"its {name} {'differ' if name in _PLURAL else 'differs'}"
 
 
 def _cast(data: Dataset | Images, dtype: str) -> Dataset | Images:
