@@ -159,7 +159,8 @@ def test_the_section_says_what_the_findings_say(measured: Readings):
 
 def test_whether_a_network_has_shortcuts_its_spec_says_and_not_its_name():
     fields: dict[str, Any] = {"width": 2, "size": 8, "channels": 1}
-    for name, shortcut, said in (("bare", "none", "Plain"), ("cifar-plain", "A", "Residual")):
+    cases: list[tuple[str, Any, str]] = [("bare", "none", "Plain"), ("cifar-plain", "A", "Residual")]
+    for name, shortcut, said in cases:
         specs = {f"{name}-{depth}": Spec.cifar(depth, shortcut=shortcut, **fields) for depth in (8, 14)}
         (section,) = report.sections_of(studies.train(specs, steps=2, batch=8, seeds=range(3)))
         (claims,) = [block.claims for block in section.blocks if isinstance(block, Claims)]
