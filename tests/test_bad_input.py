@@ -28,8 +28,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import skipscope
-from skipscope import InputError, Readings, Spec, cli, studies
+from skipscope import InputError, Readings, Spec, build, cli, studies
 from skipscope.cli import options
+from skipscope.engines import pretrained
 from skipscope.errors import as_list, choose, one_line, quoted, require_int
 from skipscope.training import Recipe
 
@@ -40,6 +41,8 @@ LEAST = {  # what a verb needs at least
     "twin": {"model": "a_small_model:residual", "input_": "8x4", "seeds": "1"},
     "train": {"specs": "cifar-8", "seeds": "1", "steps": "2"},
     "responses": {"specs": "cifar-8", "seeds": "1", "steps": "2"},
+    "evaluate": {"weights": "{weights}", "name": "cifar-8"},
+    "propagation": {"depths": "8", "size": "8"},
 }
 MODEL = """
 import torch
@@ -126,6 +129,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found["text"].write_text("no Parquet\n")
     pl.DataFrame({"a": [1]}).write_parquet(found["foreign"])
     (folder / "a_small_model.py").write_text(MODEL)
+    found["weights"] = folder / "weights.safetensors"
+    spec = Spec.cifar(8, width=4, size=8, channels=1)
+    pretrained.save(found["weights"], spec, build(spec, seed=0).arrays, 0)
     full = folder / "folder"
     full.mkdir()
     (full / "somebody's.txt").write_text("here\n")
@@ -150,7 +156,7 @@ def command(verb: click.Command, saved: dict[str, Path], /, **given: str) -> lis
     """A small command line of a verb, with the values given; whatever is required is there."""
     named: list[str] = []
     placed: list[str] = []
-    small = {**SMALL, **LEAST.get(verb.name or "", {})}
+    small = {**SMALL, **{name: value.format(**saved) for name, value in LEAST.get(verb.name or "", {}).items()}}
     for parameter in verb.params:
         assert parameter.name is not None
         if isinstance(parameter, click.Argument):

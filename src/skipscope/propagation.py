@@ -42,8 +42,8 @@ def ends(readings: Readings) -> pl.DataFrame:
     Of the signal from what the first block is given to what the last hands on, of the gradient the other way.
 
     Returns:
-        A row for every network and direction: `cell`, `design`, `norm`, `depth` (weight layers), `width` (of the first
-        stage), `batch`, `layers` (of the body), `of` (`signal` or `gradient`), `n` seeds with a finite value,
+        A row for every network and direction. Columns `cell`, `design`, `norm`, `depth` (weight layers), `width` (of
+        the first stage), `batch`, `layers` (of the body), `of` (`signal` or `gradient`), `n` seeds with a finite value,
         `nonfinite`; the quantiles `q05` to `q95` and the interval of the median `median_low`, `median_high`; `law`, in
         root mean square, where one holds; and `layer`, the median factor a weight layer in the square, with
         `law_layer`.

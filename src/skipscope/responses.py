@@ -65,9 +65,9 @@ def response_data(readings: Readings) -> pl.DataFrame:
 
     Returns:
         One row a network, mode and layer, shallower networks first, residual before plain, and their layers in order of
-        depth: `kind` (a cell that stands for all of that kind of
-        network), `design`, `plain`, `depth`, `mode`, `seed`, `site`, `kernel` (of its convolution), `std` and `law`
-        (what it is by gamma, beta and the batch's variances; null but in mode `"training"`).
+        depth. Columns `kind` (a cell that stands for all of that kind of network), `design`,
+        `plain`, `depth`, `mode`, `seed`, `site`, `kernel` (of its convolution), `std` and `law` (what it is by gamma,
+        beta and the batch's variances; null but in mode `"training"`).
 
     Raises:
         InputError: the readings hold no responses.
@@ -135,9 +135,9 @@ def layer_data(readings: Readings, *, mode: str | None = None) -> pl.DataFrame:
         mode: one of `MODES`; if not given, of every network the first that it has.
 
     Returns:
-        One row a kind of network and layer, in order of depth: `kind`, `design`, `plain`, `depth`, `mode`, `site`,
-        `kernel`, `layer` (its place among the layers of its kernel, from 1), `n` networks (whose response is finite),
-        `std` (the mean over them) with its 95 % interval `low`, `high` (null for fewer than two).
+        One row a kind of network and layer, in order of depth. Columns `kind`, `design`, `plain`, `depth`, `mode`,
+        `site`, `kernel`, `layer` (its place among the layers of its kernel, from 1), `n` networks (whose response is
+        finite), `std` (the mean over them) with its 95 % interval `low`, `high` (null for fewer than two).
 
     Raises:
         InputError: the readings hold no responses, or there is no such mode.
@@ -241,9 +241,9 @@ def differences(readings: Readings) -> pl.DataFrame:
     """What is measured on data against what gamma and beta alone say, layer by layer.
 
     Returns:
-        One row a kind of network, mode (training or inference) and layer that is normalised: `kind`, `design`, `mode`,
-        `site`, `kernel`, `n` networks, `alone` and `measured` (means over networks), and `difference`, measured/alone
-        - 1 of the network for which it is largest in size. No rows where nothing was measured on data.
+        One row a kind of network, mode (training or inference) and layer that is normalised. Columns `kind`, `design`,
+        `mode`, `site`, `kernel`, `n` networks, `alone` and `measured` (means over networks), and `difference`,
+        measured/alone - 1 of the network for which it is largest in size. No rows where nothing was measured on data.
 
     Raises:
         InputError: the readings hold no responses.

@@ -265,7 +265,7 @@ def test_a_network_for_colours(succeeded: Callable[..., str], weights: Any, here
         ("saved.th", "--mean nan", "--mean must be a finite number"),
         ("saved.th", "--mean 1,2,3", "--mean must be 1 number, for digits; got 3 numbers"),
         ("saved.th", "--mean 0 --std 0", "--std must be above 0"),
-        ("saved.th", "--std 1", "--std is for --mean"),
+        ("saved.th", "--std 1", "--std 1 is for --mean"),
         ("saved.th", "--mean 0 --normalise pixel", "--mean is in place of --normalise 'pixel'"),
         ("saved.th", "--engine jax", "engine must be one of 'numpy', 'torch'; got 'jax'"),
         ("saved.th", "--device cuda", "--device 'cuda' is for --engine torch"),

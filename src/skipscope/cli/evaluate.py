@@ -174,7 +174,8 @@ def _images(
     folder = None if data_folder is None else str(data_folder)
     if mean is None:
         if std is not None:
-            raise InputError("--std is for --mean: say what is subtracted first, 0 if nothing is.")
+            given = ",".join(f"{each:g}" for each in std)
+            raise InputError(f"--std {given} is for --mean: say what is subtracted first, 0 if nothing is.")
         return load_images(data, seed=seed, folder=folder, validation=validation, normalise=normalise)
     if normalise != "pixel-mean":
         raise InputError(f"--mean is in place of --normalise {quoted(normalise)}: leave one out.")
