@@ -11,7 +11,7 @@ import pytest
 
 from skipscope import InputError, Readings, Spec, charts, convergence, report, studies
 from skipscope.convergence import LEAST
-from skipscope.degradation import MARGIN
+from skipscope.outcomes import MARGIN
 from skipscope.report import Claims
 
 

@@ -11,10 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from skipscope import InputError, Readings, charts, report, studies
-from skipscope.degradation import MARGIN, PAIRS, curves, final, findings, gradients, paired, rates
+from skipscope.degradation import PAIRS, curves, final, findings, gradients, paired, rates
 from skipscope.designs import design
 from skipscope.diagnosis import FACTOR, Finding
 from skipscope.intervals import mean_interval
+from skipscope.outcomes import MARGIN
 from skipscope.readings import ROWS, SITES
 from skipscope.report import Claims, Findings, Prose, Table
 

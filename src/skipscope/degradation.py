@@ -7,9 +7,8 @@ interval is held against `MARGIN`, which was fixed before anything was measured:
 above it, *does not degrade* the whole interval below it, anything else *cannot tell*. A difference that is merely not
 significant is therefore never called "no degradation".
 
-A loss above that of guessing (all classes alike, ln(classes)) counts as that of guessing, and so does the loss of a
-network that stopped being a number, whose errors count as those of guessing: a network is never worse than the answer
-it could be replaced by, and one huge loss does not drown the others.
+How outcomes count and the rule itself are in `skipscope.outcomes`: what is worse than guessing counts as guessing, so
+that a network is never worse than the answer it could be replaced by, and one huge loss does not drown the others.
 
 Does a vanishing gradient explain it? `factor` is by how much the gradient's norm changes on its way back, from the last
 block's output to the first block's input; of every network the median over the steps, so that it is about training and
@@ -21,34 +20,46 @@ This module reads readings alone. It knows no network but by its `Spec`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, get_args
 
 import numpy as np
 import polars as pl
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from skipscope.designs import DESIGNS
 from skipscope.diagnosis import FACTOR, Finding, Verdict
 from skipscope.errors import InputError, choose
 from skipscope.intervals import mean_interval
+from skipscope.outcomes import (
+    INTERVAL,
+    MARGIN,
+    OUTCOMES,
+    TrainedNetworks,
+    deepest,
+    degraded,
+    difference,
+    helped,
+    losses_of,
+    networks_of,
+    of_one_kind,
+    pairs,
+    signed,
+    stops,
+    with_interval,
+)
 from skipscope.readings import Readings, require_readings
-from skipscope.spec import Norm, Spec
+from skipscope.spec import Norm
 from skipscope.words import number
 
-__all__ = ["MARGIN", "PAIRS", "curves", "final", "findings", "gradients", "paired", "rates"]
-
-MARGIN = 0.05
-"""Which difference of training loss counts, in nats: a right class that is 5 % less probable, in the geometric mean."""
+__all__ = ["PAIRS", "curves", "final", "findings", "gradients", "paired", "rates"]
 
 PAIRS = 8
 """Seeds that a verdict needs."""
 
 Array = NDArray[np.float64]
 
-_OUTCOMES = ("train_loss", "train_error", "test_loss", "test_error")
 _GRADIENTS = ("gradient_norm", "factor")
 _NETWORK = ("design", "norm", "depth", "layers", "width")
 
@@ -56,28 +67,10 @@ _NETWORK = ("design", "norm", "depth", "layers", "width")
 # ---------------------------------------------------------------------------------------------------- the networks
 
 
-@dataclass(frozen=True)
-class _Network:
+class _Network(TrainedNetworks):
     """One cell: networks of one design, norm and depth, trained at the rate that was chosen for them."""
 
-    cell: Mapping[str, Any]
-    rows: pl.DataFrame
-
-    @cached_property
-    def spec(self) -> Spec:
-        return Spec.from_json(self.cell["spec"])
-
-    @property
-    def plain(self) -> bool:
-        return all(stage.plain for stage in self.spec.stages)
-
-    @property
-    def steps(self) -> int:
-        return int(self.cell["steps"])
-
-    @cached_property
-    def seeds(self) -> list[int]:
-        return sorted(self.rows["seed"].unique())
+    ALIKE = ("norm", "width", "data", "dtype", "batch", "steps", "recipe")
 
     @cached_property
     def recorded(self) -> list[int]:
@@ -98,47 +91,12 @@ class _Network:
         known = designs.index(design) if design in designs else len(designs)
         return norms.index(self.cell["norm"]), known, self.cell["width"], self.spec.depth
 
-    @property
-    def kind(self) -> tuple[Any, ...]:
-        """What networks of several depths have in common."""
-        return (self.cell["design"], *self.alike)
-
-    @property
-    def alike(self) -> tuple[Any, ...]:
-        """What networks to be compared have in common, beside their depth and their shortcuts."""
-        named = ("norm", "width", "data", "dtype", "batch", "steps", "recipe")
-        return (*(self.cell[name] for name in named), self.spec.init)
-
-    def by_seed(self, quantity: str, step: int) -> dict[int, float]:
-        """The finite values of a quantity after a step."""
-        rows = self.rows.filter(quantity=quantity, step=step).filter(pl.col("value").is_finite())
-        return dict(rows.select("seed", "value").iter_rows())
-
-    def outcomes(self, quantity: str, step: int) -> dict[int, float]:
-        """A loss or an error of every seed after a step, see the module for those that are worse than guessing."""
-        found, guess = self.by_seed(quantity, step), self.guess(quantity)
-        counted = {seed: found.get(seed, guess) for seed in self.seeds}
-        return {seed: min(value, guess) if _is_loss(quantity) else value for seed, value in counted.items()}
-
-    def stopped(self, step: int) -> int:
-        """How many networks had no finite loss any more."""
-        return len(self.seeds) - len(self.by_seed("train_loss", step))
-
-    def guess(self, quantity: str) -> float:
-        """The loss, or the error, of whoever gives all classes the same probability."""
-        classes = self.spec.head.features
-        return math.log(classes) if _is_loss(quantity) else 1 - 1 / classes
-
     @cached_property
     def factors(self) -> pl.DataFrame:
         """The factor of the gradient's norm over the body: columns seed, step, factor; 0 where none arrives."""
         blocks = len(self.spec.body)
         rows = self.rows.filter(quantity="backward_growth").filter(pl.col("value").is_finite())
         return rows.select("seed", "step", factor=pl.col("value") ** (blocks / 2))
-
-
-def _is_loss(quantity: str) -> bool:
-    return quantity.endswith("_loss")
 
 
 def _networks(readings: Readings, *, tuning: bool = False) -> list[_Network]:
@@ -151,16 +109,11 @@ def _networks(readings: Readings, *, tuning: bool = False) -> list[_Network]:
     cells = readings.cells.filter(pl.col("study") == "degradation")
     if not {"steps", "rate", "tuning"} <= set(cells.columns) or (cells.is_empty() and not tuning):
         raise InputError("these readings are not of study degradation: skipscope.studies.degradation gives them.")
-    chosen = [
-        _Network(cell, readings.rows_of(cell["cell"]).filter(site="network"))
-        for cell in cells.filter(tuning=tuning).iter_rows(named=True)
-    ]
-    return sorted(chosen, key=lambda network: network.place)
+    return sorted(networks_of(_Network, readings, cells.filter(tuning=tuning)), key=lambda network: network.place)
 
 
 # -------------------------------------------------------------------------------------------------------- the tables
 
-_INTERVAL: dict[str, Any] = {"mean": pl.Float64, "low": pl.Float64, "high": pl.Float64}
 _TOLD: dict[str, Any] = {
     "cell": pl.String,
     **dict.fromkeys(("design", "norm"), pl.String),
@@ -185,14 +138,14 @@ def final(readings: Readings) -> pl.DataFrame:
             "rate": network.cell["rate"],
             "quantity": quantity,
             "n": len(network.seeds),
-            "stopped": network.stopped(network.steps),
-            **_with_interval(list(network.outcomes(quantity, network.steps).values())),
+            "stopped": network.stopped,
+            **with_interval(list(network.outcomes(quantity, network.steps).values())),
         }
         for network in _networks(readings)
-        for quantity in _OUTCOMES
+        for quantity in OUTCOMES
     ]
     counts = {"n": pl.Int64, "stopped": pl.Int64}
-    return pl.DataFrame(rows, schema={**_TOLD, "rate": pl.Float64, "quantity": pl.String, **counts, **_INTERVAL})
+    return pl.DataFrame(rows, schema={**_TOLD, "rate": pl.Float64, "quantity": pl.String, **counts, **INTERVAL})
 
 
 def curves(readings: Readings, quantity: str) -> pl.DataFrame:
@@ -210,7 +163,7 @@ def curves(readings: Readings, quantity: str) -> pl.DataFrame:
     Raises:
         InputError: there is no such quantity, or the readings are not of this study.
     """
-    choose("quantity", quantity, (*_OUTCOMES, *_GRADIENTS))
+    choose("quantity", quantity, (*OUTCOMES, *_GRADIENTS))
     rows = []
     networks = _networks(readings)
     for network in networks:
@@ -218,13 +171,13 @@ def curves(readings: Readings, quantity: str) -> pl.DataFrame:
         for step in sorted({step for each in networks if each.steps == network.steps for step in each.recorded}):
             values = _values(network, quantity, step)
             if len(values):
-                interval = _with_interval(values) if quantity in _OUTCOMES else _geometric(values)
+                interval = with_interval(values) if quantity in OUTCOMES else _geometric(values)
                 rows.append({**network.told, "quantity": quantity, "step": step, "n": len(values), **interval})
-    return pl.DataFrame(rows, schema={**_TOLD, "quantity": pl.String, "step": pl.Int64, "n": pl.Int64, **_INTERVAL})
+    return pl.DataFrame(rows, schema={**_TOLD, "quantity": pl.String, "step": pl.Int64, "n": pl.Int64, **INTERVAL})
 
 
 def _values(network: _Network, quantity: str, step: int) -> Array:
-    if quantity in _OUTCOMES:
+    if quantity in OUTCOMES:
         return np.array(list(network.outcomes(quantity, step).values()))
     if quantity == "factor":
         found = network.factors.filter(step=step)["factor"].to_numpy()
@@ -253,38 +206,15 @@ def paired(readings: Readings) -> pl.DataFrame:
             **{name: one.told[name] for name in ("norm", "width", "layers", "cell")},
             "against_layers": other.spec.depth,
             "quantity": quantity,
-            **_difference(one, other, quantity),
+            **difference(one, other, quantity),
         }
-        for compared, one, other in _pairs(_networks(readings))
-        for quantity in _OUTCOMES
+        for compared, one, other in pairs(_networks(readings))
+        for quantity in OUTCOMES
     ]
     words = dict.fromkeys(("compared", "design", "against", "norm"), pl.String)
     whole = dict.fromkeys(("width", "layers"), pl.Int64)
     more = {"cell": pl.String, "against_layers": pl.Int64, "quantity": pl.String, "n": pl.Int64}
-    return pl.DataFrame(rows, schema={**words, **whole, **more, **_INTERVAL})
-
-
-def _pairs(networks: list[_Network]) -> Iterator[tuple[str, _Network, _Network]]:
-    for line in _lines(networks):
-        yield from (("depth", deeper, line[0]) for deeper in line[1:])
-    for one in networks:
-        for other in networks:
-            if not one.plain and other.plain and one.alike == other.alike and one.spec.depth == other.spec.depth:
-                yield "shortcuts", one, other
-
-
-def _lines(networks: list[_Network]) -> list[list[_Network]]:
-    """The networks of one design, norm and training, shallow ones first."""
-    found: dict[tuple[Any, ...], list[_Network]] = {}
-    for network in networks:
-        found.setdefault(network.kind, []).append(network)
-    return list(found.values())
-
-
-def _difference(one: _Network, other: _Network, quantity: str) -> dict[str, Any]:
-    first, second = one.outcomes(quantity, one.steps), other.outcomes(quantity, other.steps)
-    both = sorted(first.keys() & second.keys())
-    return {"n": len(both), **_with_interval([first[seed] - second[seed] for seed in both])}
+    return pl.DataFrame(rows, schema={**words, **whole, **more, **INTERVAL})
 
 
 def gradients(readings: Readings) -> pl.DataFrame:
@@ -344,7 +274,7 @@ def rates(readings: Readings) -> pl.DataFrame:
             **network.told,
             "rate": network.cell["rate"],
             "n": len(network.seeds),
-            "stopped": network.stopped(network.steps),
+            "stopped": network.stopped,
             "train_loss": math.fsum(outcomes) / len(outcomes),
             "chosen": measured.get((network.cell["spec"], *network.kind)) == network.cell["rate"],
         }
@@ -353,12 +283,6 @@ def rates(readings: Readings) -> pl.DataFrame:
     ]
     counts = {"rate": pl.Float64, "n": pl.Int64, "stopped": pl.Int64, "train_loss": pl.Float64, "chosen": pl.Boolean}
     return pl.DataFrame(rows, schema={**_TOLD, **counts}).drop("cell")
-
-
-def _with_interval(values: ArrayLike) -> dict[str, Any]:
-    if not np.size(values):
-        return {"mean": None, "low": None, "high": None}
-    return dict(zip(("mean", "low", "high"), mean_interval(values), strict=True))
 
 
 def _geometric(values: Array) -> dict[str, Any]:
@@ -407,19 +331,15 @@ def findings(readings: Readings) -> list[Finding]:
         InputError: the readings are not of this study.
     """
     networks = _networks(readings)
-    lines = [line for line in _lines(networks) if len(line) > 1]
+    lines = [line for line in of_one_kind(networks) if len(line) > 1]
     tried = _tried(readings)
-    degraded = {line[-1].cell["cell"]: _degradation(line, tried) for line in lines}
-    found = list(degraded.values())
-    deepest: dict[tuple[Any, ...], tuple[_Network, _Network]] = {}
-    for compared, one, other in _pairs(networks):
-        if compared == "shortcuts":  # of a design shallow ones come first, so that the deepest pair is left
-            deepest[(*one.kind, other.cell["design"])] = (one, other)
-    found += [_shortcuts(one, other, tried) for one, other in deepest.values()]
+    of_depth = {line[-1].cell["cell"]: _degradation(line, tried) for line in lines}
+    found = list(of_depth.values())
+    found += [_shortcuts(one, other, tried) for one, other in deepest(networks)]
     for row in gradients(readings).iter_rows(named=True):
-        if row["cell"] in degraded:
+        if row["cell"] in of_depth:
             network = next(each for each in networks if each.cell["cell"] == row["cell"])
-            found.append(_explained(network, row, degraded[row["cell"]]))
+            found.append(_explained(network, row, of_depth[row["cell"]]))
     return found
 
 
@@ -445,44 +365,26 @@ def _rate(tried: list[float], *networks: _Network) -> str:
 
 def _degradation(line: list[_Network], tried: list[float]) -> Finding:
     shallow, deep = line[0], line[-1]
-    losses = _difference(deep, shallow, "train_loss")
-    errors = _difference(deep, shallow, "train_error")
+    losses = difference(deep, shallow, "train_loss")
+    errors = difference(deep, shallow, "train_error")
     said = (
         f"From {shallow.spec.depth} to {deep.spec.depth} weight layers of {_subject(deep)}, the training loss after "
-        f"{deep.steps} steps changes by {_signed(losses)} nats, the training error by {_signed(errors, 100)} "
-        f"percentage points ({losses['n']} pairs).{_stops(shallow, deep)}{_rate(tried, deep)}"
+        f"{deep.steps} steps changes by {signed(losses)} nats, the training error by {signed(errors, 100)} "
+        f"percentage points ({losses['n']} pairs).{stops(shallow, deep)}{_rate(tried, deep)}"
     )
-    verdict = _judged(losses, MARGIN, above="degrades", below="does not degrade")
-    return _finding("degradation", deep, verdict, _few(said, losses), _evidence(deep, shallow))
+    verdict = degraded(losses, least=PAIRS)
+    return _finding("degradation", deep, verdict, _few(said, losses), losses_of(deep, shallow))
 
 
 def _shortcuts(one: _Network, other: _Network, tried: list[float]) -> Finding:
-    losses = _difference(one, other, "train_loss")
+    losses = difference(one, other, "train_loss")
     said = (
         f"At {one.spec.depth} weight layers, {_norm(one)}, the {one.cell['design']} design has a training loss that "
-        f"differs by {_signed(losses)} nats from that of the {other.cell['design']} design ({losses['n']} pairs)."
-        f"{_stops(one, other)}{_rate(tried, one, other)}"
+        f"differs by {signed(losses)} nats from that of the {other.cell['design']} design ({losses['n']} pairs)."
+        f"{stops(one, other)}{_rate(tried, one, other)}"
     )
-    verdict = _judged(losses, -MARGIN, above="trains no better", below="trains better")
-    if verdict == "trains no better":
-        verdict = _judged(losses, MARGIN, above="trains worse", below=verdict, between=verdict)
-    return _finding("shortcuts", one, verdict, _few(said, losses), _evidence(one, other))
-
-
-def _judged(
-    difference: Mapping[str, Any],
-    margin: float,
-    *,
-    above: Verdict,
-    below: Verdict,
-    between: Verdict = "cannot tell",
-) -> Verdict:
-    """On which side of the margin the whole interval is."""
-    if difference["n"] < PAIRS:
-        return "cannot tell"
-    if difference["low"] > margin:
-        return above
-    return below if difference["high"] < margin else between
+    verdict = helped(losses, least=PAIRS)
+    return _finding("shortcuts", one, verdict, _few(said, losses), losses_of(one, other))
 
 
 def _few(said: str, difference: Mapping[str, Any]) -> str:
@@ -545,21 +447,6 @@ def _finding(rule: str, network: _Network, verdict: Verdict, statement: str, evi
     )
 
 
-def _evidence(one: _Network, other: _Network) -> pl.DataFrame:
-    """The training losses of both networks, seed by seed."""
-    losses = [network.outcomes("train_loss", network.steps) for network in (one, other)]
-    seeds = sorted(losses[0].keys() & losses[1].keys())
-    return pl.DataFrame(
-        {
-            "seed": seeds,
-            **{
-                f"{network.cell['design']}, {network.spec.depth} layers": [each[seed] for seed in seeds]
-                for network, each in zip((one, other), losses, strict=True)
-            },
-        }
-    )
-
-
 def _subject(network: _Network) -> str:
     return f"the {network.cell['design']} design, {_norm(network)}"
 
@@ -570,26 +457,6 @@ def _of(network: _Network) -> str:
 
 def _norm(network: _Network) -> str:
     return "without a norm" if network.cell["norm"] == "none" else f"with {network.cell['norm']} norm"
-
-
-def _stops(*networks: _Network) -> str:
-    told = [
-        f"{count} of {len(network.seeds)} networks of {network.spec.depth} layers ({network.cell['design']})"
-        for network in networks
-        if (count := network.stopped(network.steps))
-    ]
-    return f" The loss of {' and of '.join(told)} stopped being a number; they count as guessing." if told else ""
-
-
-def _signed(difference: Mapping[str, Any], scale: float = 1.0) -> str:
-    """A mean difference with its interval, with its sign."""
-    if difference["mean"] is None:
-        return "nothing known"
-    mean = scale * difference["mean"]
-    shown = f"{'+' if mean > 0 else ''}{number(mean)}"
-    if difference["low"] is None:
-        return shown
-    return f"{shown} (95 % interval {number(scale * difference['low'])} to {number(scale * difference['high'])})"
 
 
 def _ends(row: Mapping[str, Any]) -> str:

@@ -8,8 +8,8 @@ import polars as pl
 
 from skipscope import charts, convergence
 from skipscope.convergence import LEAST
-from skipscope.degradation import MARGIN
 from skipscope.diagnosis import Finding
+from skipscope.outcomes import MARGIN
 from skipscope.readings import Readings
 from skipscope.report.page import Block, Claim, Claims, Facts, Figure, Method, Prose, Section, Table
 from skipscope.report.prose import (

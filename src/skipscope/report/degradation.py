@@ -8,8 +8,9 @@ from typing import Any
 import polars as pl
 
 from skipscope import charts, degradation
-from skipscope.degradation import MARGIN, PAIRS
+from skipscope.degradation import PAIRS
 from skipscope.diagnosis import Finding
+from skipscope.outcomes import MARGIN
 from skipscope.readings import Readings
 from skipscope.report.page import Block, Claim, Claims, Facts, Figure, Holds, Method, Prose, Section, Table
 from skipscope.report.prose import (

@@ -32,6 +32,7 @@ from skipscope import data as datasets
 from skipscope.designs import DESIGNS, design
 from skipscope.draws import require_seeds
 from skipscope.errors import InputError, as_list, choose, require_int, require_number, require_type
+from skipscope.outcomes import TrainedNetworks, networks_of
 from skipscope.readings import Readings
 from skipscope.spec import Norm, Order
 from skipscope.studies.gather import kept
@@ -226,21 +227,12 @@ def _best(tried: Readings, trial: Trial, grid: Sequence[float]) -> float:
     if len(grid) == 1:
         return grid[0]
     cells = tried.cells.filter(spec=trial.spec.to_json())
-    guessing = math.log(trial.spec.head.features)
-    losses = {
-        cell["rate"]: _mean(tried, cell["cell"], trial.recipe.steps, guessing) for cell in cells.iter_rows(named=True)
-    }
+    losses = {each.cell["rate"]: _mean_loss(each) for each in networks_of(TrainedNetworks, tried, cells)}
     best: float = min(sorted(losses), key=lambda rate: losses[rate])
     return best
 
 
-def _mean(tried: Readings, cell: str, steps: int, guessing: float) -> float:
+def _mean_loss(networks: TrainedNetworks) -> float:
     """The mean over seeds of the last training loss, none of which is worse than that of guessing."""
-    rows = tried.rows_of(cell).filter(quantity="train_loss")
-    last = dict(rows.filter(step=steps).select("seed", "value").iter_rows())
-    losses = [last.get(seed) for seed in rows["seed"].unique()]
-    return math.fsum(_counted(loss, guessing) for loss in losses) / len(losses)
-
-
-def _counted(loss: float | None, guessing: float) -> float:
-    return guessing if loss is None or not math.isfinite(loss) else min(loss, guessing)
+    losses = networks.outcomes("train_loss", networks.steps).values()
+    return math.fsum(losses) / len(losses)
