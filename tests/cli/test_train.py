@@ -120,6 +120,22 @@ def test_a_network_half_trained_replaces_nothing(run: Callable[..., Any], refuse
         assert (here / name).read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("option", "name"), [("--save", "w.safetensors"), ("--out", "a.parquet"), ("--report", "a.html")]
+)
+def test_a_trained_network_replaces_nothing_of_somebody_else(
+    succeeded: Callable[..., str], refused: Callable[..., str], here: Path, option: str, name: str
+):
+    kept = [*ONE, "--checkpoint", "c.st", "--quiet"]
+    succeeded(*kept, option, f"own{Path(name).suffix}")
+    own = (here / f"own{Path(name).suffix}").read_bytes()
+    (here / name).write_bytes(b"mine")
+    assert f"{option} {name!r} exists" in refused(*kept, option, name)
+    assert (here / name).read_bytes() == b"mine"
+    succeeded(*kept, option, f"own{Path(name).suffix}")  # its own is its own
+    assert (here / f"own{Path(name).suffix}").read_bytes() == own
+
+
 def test_every_option_reaches_the_study(run: Callable[..., Any]):
     with mock.patch.object(studies, "train", side_effect=KeyboardInterrupt) as study:
         run(

@@ -12,7 +12,7 @@ from torch import nn
 from engines.plain_resnets import Cifar, ImageNet, sites_by_name
 from skipscope import Spec
 from skipscope.engines.numpy_engine import NumpyNetwork
-from skipscope.studies.responses import measured_responses
+from skipscope.studies.layer_response import measured_responses
 
 SMALL: dict[str, Any] = {"width": 4, "size": 8, "dtype": "float64"}
 

@@ -17,7 +17,8 @@ from skipscope.engines import pretrained
 from skipscope.engines.numpy_engine import NumpyNetwork
 from skipscope.engines.torch_engine import TorchNetwork
 from skipscope.studies import responses
-from skipscope.studies.responses import _shown, law, measured_responses, parameter_responses, places
+from skipscope.studies.layer_response import law, measured_responses, parameter_responses, places
+from skipscope.studies.responses import _shown
 from skipscope.training import Recipe
 
 SMALL: dict[str, Any] = {"width": 4, "size": 8, "dtype": "float64"}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +29,9 @@ _OUTCOMES = {
     "test_loss": "test loss",
     "test_error": "test error",
 }
+_State = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""The arrays and the notes of a checkpoint."""
+
 _OF_TORCH = ("device", "channels_last", "autocast", "compile_")
 
 
@@ -123,7 +129,7 @@ def train(
     chosen = options.seed_range(seeds, seed)
     specs = asked.pop("specs") or ["cifar-20"]
     done = _done(checkpoint, specs)
-    again = overwrite or done >= set(specs)  # who was stopped while readings were written goes on there too
+    again = overwrite or done.keys() >= set(specs)  # who was stopped while readings were written goes on there too
     outputs.check(out, page, again)
     _require_apart(checkpoint, specs, out, page)
     if save is not None:
@@ -135,7 +141,9 @@ def train(
     given |= {"checkpoint": checkpoint, "save": save, "ways": ways}
     with keeping(checkpoint), printing.progress("training", quiet, "steps") as progress:
         readings = studies.train(specs, data=images, seeds=chosen, progress=progress, **given)
-    outputs.save(readings, out, page, again, "Training")
+    if not overwrite:
+        out, page = _unwritten(readings, out, page)
+    outputs.save(readings, out, page, overwrite, "Training")
     printing.show(_shown(readings), format_, quiet)
 
 
@@ -183,8 +191,8 @@ def _ways(*, engine: str, device: str, channels_last: bool, autocast: bool, comp
     return None
 
 
-def _done(checkpoint: Path | None, specs: list[str]) -> set[str]:
-    """The networks whose own checkpoint says that they are trained, so that what they left is the command's own.
+def _done(checkpoint: Path | None, specs: list[str]) -> dict[str, _State]:
+    """The networks whose own checkpoint says that they are trained, each with what is in it.
 
     Raises:
         InputError: a checkpoint is damaged, or something else.
@@ -192,13 +200,42 @@ def _done(checkpoint: Path | None, specs: list[str]) -> set[str]:
     from skipscope import checkpoints
     from skipscope.studies.train import checkpoint_files
 
-    found = set()
+    found: dict[str, _State] = {}
     for name, place in ({} if checkpoint is None else checkpoint_files(checkpoint, specs)).items():
         if os.path.isfile(place):  # unlike Path.is_file, it takes a name that is too long
-            _, notes = checkpoints.read(place)
+            arrays, notes = checkpoints.read(place)
             if notes["step"] == notes["run"]["recipe"]["steps"]:
-                found.add(name)
+                found[name] = arrays, notes
     return found
+
+
+def _unwritten(readings: Readings, out: Path | None, page: Path | None) -> tuple[Path | None, Path | None]:
+    """What is still to be written: a file that is there already must be the one that would be.
+
+    Raises:
+        InputError: there is another one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = [None if path is None else Path(folder, path.name) for path in (out, page)]
+        outputs.save(readings, fresh[0], fresh[1], False, "Training")
+        left = [
+            None if path is None or new is None or _is_same("--out" if path is out else "--report", path, new) else path
+            for path, new in zip((out, page), fresh, strict=True)
+        ]
+    return left[0], left[1]
+
+
+def _is_same(option: str, path: Path, fresh: Path) -> bool:
+    """Whether the file is there, and byte for byte as it would be written.
+
+    Raises:
+        InputError: it is there, and another one.
+    """
+    if not os.path.isfile(path):
+        return False
+    if not filecmp.cmp(path, fresh, shallow=False):
+        raise InputError(f"{option} {str(path)!r} exists: give another name, or --overwrite.")
+    return True
 
 
 def _require_apart(checkpoint: Path | None, specs: list[str], *written: Path | None) -> None:
@@ -214,8 +251,8 @@ def _require_apart(checkpoint: Path | None, specs: list[str], *written: Path | N
             )
 
 
-def _check_saved(save: Path, specs: list[str], seeds: range, overwrite: bool, done: set[str]) -> None:
-    """Whether weights can be written there, before there are any; what a network that is `done` left is replaced.
+def _check_saved(save: Path, specs: list[str], seeds: range, overwrite: bool, done: Mapping[str, _State]) -> None:
+    """Whether weights can be written there, before there are any; what a network that is `done` left may be there.
 
     Raises:
         InputError: one file cannot.
@@ -223,5 +260,21 @@ def _check_saved(save: Path, specs: list[str], seeds: range, overwrite: bool, do
     from skipscope.studies.train import weights_files
 
     outputs.check_file("--save", save, ".safetensors", overwrite=True)
-    for (name, _), file in weights_files(save, specs, seeds).items():
-        outputs.check_file("--save", file, ".safetensors", overwrite or name in done)
+    for (name, seed), file in weights_files(save, specs, seeds).items():
+        left = name in done and _is_left_by(done[name], seed, file)
+        outputs.check_file("--save", file, ".safetensors", overwrite or left)
+
+
+def _is_left_by(state: _State, seed: int, file: Path) -> bool:
+    """Whether the file is what a network writes that was trained to this state."""
+    from skipscope.engines import pretrained
+    from skipscope.spec import Spec
+
+    arrays, notes = state
+    if not os.path.isfile(file) or seed not in notes["seeds"]:
+        return False
+    named = {name.partition("/")[2]: each for name, each in arrays.items() if name.startswith(("weights/", "running/"))}
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder, file.name)
+        pretrained.save(fresh, Spec.from_json(notes["run"]["spec"]), named, notes["seeds"].index(seed))
+        return filecmp.cmp(file, fresh, shallow=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import polars as pl
@@ -306,11 +307,21 @@ def _better(readings: Readings, findings: list[Finding]) -> dict[str, dict[str, 
 
 
 def _claims(readings: Readings, findings: list[Finding]) -> tuple[Claim, ...]:
-    designs, claims = _designs(readings), []
+    designs = _designs(readings)
+    claims = _easier(readings, findings)
+    if near := by_rule(findings, _ZERO, designs):
+        said = "To represent the identity, training drives the branches to 0."
+        claims.append(Claim(said, holds_of(near, right="holds"), _branches_told(readings)))
+    return (*claims, *_with_depth(findings, designs))
+
+
+def _easier(readings: Readings, findings: list[Finding]) -> list[Claim]:
+    """Whether residual stacks are better at it than plain ones, a claim a design."""
     better = _better(readings, findings)
     pairs = identity.paired_data(readings) if better else pl.DataFrame()
+    said = {"holds": "It is at", "does not hold": "It is not at", "cannot tell": "The draws do not decide it at"}
+    claims = []
     for design, found in better.items():
-        said = {"holds": "It is at", "does not hold": "It is not at", "cannot tell": "The draws do not decide it at"}
         shown = ". ".join(f"{words} {joined(found[each])} layers" for each, words in said.items() if each in found)
         told = joined(_ratio(row) for row in pairs.filter(pl.col("design") == design).iter_rows(named=True))
         claims.append(
@@ -320,27 +331,18 @@ def _claims(readings: Readings, findings: list[Finding]) -> tuple[Claim, ...]:
                 f"{shown}, easier being a held-out error that is more than {percent(MARGIN)} smaller: it is {told}.",
             )
         )
-    near = by_rule(findings, _ZERO, designs)
-    if near:
-        claims.append(
-            Claim(
-                "To represent the identity, training drives the branches to 0.",
-                holds_of(near, right="holds"),
-                _branches_told(readings),
-            )
-        )
-    deeper = {finding.cell: finding for finding in findings if finding.rule == _DEEPER}
-    plain = [finding for finding in deeper.values() if designs[finding.cell] == "plain"]
+    return claims
+
+
+def _with_depth(findings: list[Finding], designs: Mapping[str, str]) -> Iterator[Claim]:
+    """What more layers do to plain stacks, and to those with shortcuts."""
+    deeper = [finding for finding in findings if finding.rule == _DEEPER]
+    plain = [finding for finding in deeper if designs[finding.cell] == "plain"]
     if plain:
         which: dict[str, Holds] = {"holds": "wrong", "does not hold": "right"}
-        claims.append(
-            Claim(
-                "A deeper plain stack is worse at the identity, although it could be as good.",
-                which.get(str(plain[0].verdict), "unknown"),
-                plain[0].statement,
-            )
-        )
-    shortcut = [finding for finding in deeper.values() if designs[finding.cell] != "plain"]
+        said = "A deeper plain stack is worse at the identity, although it could be as good."
+        yield Claim(said, which.get(str(plain[0].verdict), "unknown"), plain[0].statement)
+    shortcut = [finding for finding in deeper if designs[finding.cell] != "plain"]
     if shortcut:
         found = by_rule(shortcut, _DEEPER, designs)
         words = {
@@ -348,17 +350,9 @@ def _claims(readings: Readings, findings: list[Finding]) -> tuple[Claim, ...]:
             "does not hold": "It is worse of",
             "cannot tell": "These draws do not decide it of",
         }
-        shown = ". ".join(
-            f"{said} the {quoted(found[verdict])} stacks" for verdict, said in words.items() if verdict in found
-        )
-        claims.append(
-            Claim(
-                "With shortcuts a deeper stack is no worse at the identity.",
-                holds_of(found, right="holds"),
-                f"{shown}.",
-            )
-        )
-    return tuple(claims)
+        shown = ". ".join(f"{start} the {quoted(found[each])} stacks" for each, start in words.items() if each in found)
+        said = "With shortcuts a deeper stack is no worse at the identity."
+        yield Claim(said, holds_of(found, right="holds"), f"{shown}.")
 
 
 def _ratio(row: dict[str, Any]) -> str:
