@@ -215,6 +215,8 @@ def _unwritten(readings: Readings, out: Path | None, page: Path | None) -> tuple
     Raises:
         InputError: there is another one.
     """
+    if not any(path is not None and os.path.isfile(path) for path in (out, page)):
+        return out, page
     with tempfile.TemporaryDirectory() as folder:
         fresh = [None if path is None else Path(folder, path.name) for path in (out, page)]
         outputs.save(readings, fresh[0], fresh[1], False, "Training")
