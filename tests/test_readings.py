@@ -526,7 +526,7 @@ def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 )
 def test_tables_that_make_no_sense_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     with monkeypatch.context() as wrong:
-        wrong.setattr(readings, "_to_json", lambda table: text)
+        wrong.setattr(readings.tables, "to_json", lambda table: text)
         small().save(tmp_path / "a.parquet")
     with pytest.raises(InputError, match=r"a\.parquet' does not hold readings as skipscope saves them: ") as caught:
         Readings.load(tmp_path / "a.parquet")

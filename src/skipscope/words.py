@@ -9,9 +9,9 @@ __all__ = ["counted", "number", "percent", "tenths"]
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def counted(count: int, one: str) -> str:
-    """How many there are of a thing: 1 block, 2 blocks."""
-    return f"{count:,} {one}" + ("" if count == 1 else "s")
+def counted(count: int, one: str, many: str = "") -> str:
+    """How many there are of a thing: 1 block, 2 blocks; `many` is its plural, where that is no s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
