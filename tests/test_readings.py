@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipscope import readings
+from skipscope import readings, tables
 from skipscope.errors import InputError
 from skipscope.readings import CELLS, KEY, ROWS, SITES, STATUSES, Readings
 
@@ -526,7 +526,7 @@ def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 )
 def test_tables_that_make_no_sense_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     with monkeypatch.context() as wrong:
-        wrong.setattr(readings.tables, "to_json", lambda table: text)
+        wrong.setattr(tables, "to_json", lambda table: text)
         small().save(tmp_path / "a.parquet")
     with pytest.raises(InputError, match=r"a\.parquet' does not hold readings as skipscope saves them: ") as caught:
         Readings.load(tmp_path / "a.parquet")
