@@ -91,8 +91,10 @@ class Measured:
         values = self.values(_OF[what])
         blocks = values.filter(pl.col("block") > 0)
         found: list[Part] = []
-        for _, rows in blocks.sort("call", "block").group_by("role", maintain_order=True):
-            first = rows["block"].min() == blocks["block"].min()
+        passes = max(1, blocks.height // self.blocks) if self.blocks and blocks.height % self.blocks == 0 else 1
+        roles = blocks.sort("block").group_by("role", maintain_order=True)
+        for rows in (each for _, some in roles for each in _passes(some, passes)):
+            first = rows["block"].min() == blocks["block"].min() and rows["call"].min() == 0
             whole = pl.concat([values.filter(_given()), rows]) if first else rows
             several = (whole, rows) if blocks["role"].n_unique() > 1 else (whole,)
             ways = [(each, _factor(each, what)) for each in several if each.height > 1]
@@ -205,7 +207,7 @@ def _skipped(idle: pl.DataFrame, sites: pl.DataFrame) -> list[str]:
 
 def _unnumbered(site: str) -> str:
     """A layer's name without the places that it, or what holds it, has in lists."""
-    return re.sub(r"(?<![^.])\d+(?=\.)", "*", site)
+    return re.sub(r"(?<![^.])\d+(?=\.|$)", "*", site)
 
 
 def _listed(sites: pl.DataFrame) -> str:
@@ -302,7 +304,9 @@ def _small(found: Measured) -> Judged | None:
     whole = found.sites.filter(pl.col("kind") == "network")["depth"]
     if given.is_empty() or blocks.is_empty() or whole.is_empty():
         return None
-    layers = blocks["depth"][-1] - given["depth"][0]
+    # Where a site is passed is known of its first call: further calls of blocks are as many layers each.
+    calls = found.rows.filter(pl.col("site").is_in(blocks["site"].to_list())).select("site", "call").unique().height
+    layers = (blocks["depth"][-1] - given["depth"][0]) * max(calls, blocks.height) // blocks.height
     if 2 * layers >= whole[0]:
         return None
     said = f"But that is over {counted(layers, 'weight layer')} of {whole[0]}, too few to judge the model by. "
@@ -325,6 +329,19 @@ def _widest(values: pl.DataFrame, by: list[str], limit: float) -> pl.DataFrame |
     groups = [rows for _, rows in values.sort("order", "call").group_by(by, maintain_order=True)]
     wide = max(groups, key=_range, default=None)
     return wide if wide is not None and _range(wide) > limit else None
+
+
+def _passes(rows: pl.DataFrame, passes: int) -> list[pl.DataFrame]:
+    """Blocks in order of execution, apart by the calls of what holds them all, where that is called several times.
+
+    A site's number is that of its last call of the first pass. Where numbers count all calls up to there, each block is
+    called again at once; else all of them are called in turn.
+    """
+    sites = rows.group_by("site").agg(last=pl.col("block").first(), share=pl.len() // passes).sort("last")
+    at_once = (sites["last"].diff() == sites["share"]).drop_nulls().all()
+    turns = rows.join(sites, on="site").with_columns(turn=pl.col("call") // pl.col("share").clip(1))
+    ordered = turns.sort("turn", *(("block", "call") if at_once else ("call", "block")))
+    return [some.drop("last", "share", "turn") for _, some in ordered.group_by("turn", maintain_order=True)]
 
 
 def _are_whole(parts: list[Part]) -> bool:

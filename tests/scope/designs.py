@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -263,9 +264,9 @@ class Highway(nn.Module):
 
 
 class Lora(nn.Module):
-    def __init__(self, width: int = 6) -> None:
+    def __init__(self, width: int = 6, *, rank: int = 2) -> None:
         super().__init__()
-        self.base, self.a, self.b = nn.Linear(width, width), nn.Linear(width, 2), nn.Linear(2, width)
+        self.base, self.a, self.b = nn.Linear(width, width), nn.Linear(width, rank), nn.Linear(rank, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.base(x) + self.b(self.a(x)) * 0.5)
@@ -424,6 +425,30 @@ def over_the_shortcut(x: Tensor, y: Tensor, block: Any) -> Tensor:
     return x
 
 
+WAYS: dict[str, tuple[Callable[[Tensor, Tensor, Any], Tensor], tuple[float, float]]] = {
+    "torch.add, alpha": (lambda x, y, m: torch.add(x, y, alpha=0.5), (1, 0.5)),
+    "torch.add, alpha on the shortcut": (lambda x, y, m: torch.add(y, x, alpha=0.5), (0.5, 1)),
+    "Tensor.add_": (lambda x, y, m: y.add_(x, alpha=0.5), (0.5, 1)),
+    "stack, sum": (lambda x, y, m: torch.stack([x, y]).sum(0), (1, 1)),
+    "stack, sum of the last axis": (lambda x, y, m: torch.sum(torch.stack((y, x), -1), dim=-1), (1, 1)),
+    "stack, mean": (lambda x, y, m: torch.stack([x, y]).mean(0), (0.5, 0.5)),
+    "cat, sum": (lambda x, y, m: torch.cat([x[None], y[None]]).sum(0), (1, 1)),
+    "cat, mean, keepdim": (lambda x, y, m: torch.cat([y[None], x[None]]).mean(0, keepdim=True)[0], (0.5, 0.5)),
+    "lerp": (lambda x, y, m: torch.lerp(x, y, 0.3), (0.7, 0.3)),
+    "lerp_": (lambda x, y, m: y.lerp_(x, 0.3), (0.3, 0.7)),
+    "lerp by a tensor": (lambda x, y, m: torch.lerp(x, y, torch.full((6,), 0.3, dtype=x.dtype)), (0.7, 0.3)),
+    "lerp_ by a tensor": (lambda x, y, m: y.lerp_(x, torch.full((6,), 0.3, dtype=x.dtype)), (0.3, 0.7)),
+    "addcmul": (lambda x, y, m: torch.addcmul(x, torch.ones(6, dtype=x.dtype), y, value=0.5), (1, 0.5)),
+    "addcmul_": (lambda x, y, m: x.clone().addcmul_(y, torch.full((6,), 0.5, dtype=x.dtype)), (1, 0.5)),
+    "addcdiv": (lambda x, y, m: torch.addcdiv(x, y, torch.full((6,), 2.0, dtype=x.dtype)), (1, 0.5)),
+}
+"""Ways to add a shortcut and a branch, each with the factors of both."""
+
+
+def written(how: Callable[[Tensor, Tensor, Any], Tensor]) -> Any:
+    return dense(*(Dense(how) for _ in range(3)))
+
+
 Made = tuple[Callable[[], Any], Callable[[], Any]]
 Expected = tuple[dict[str, int], int, int]
 """How many of each kind; how many that are not understood; how many concatenations."""
@@ -464,6 +489,17 @@ DESIGNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], Expected]] = {
     ),
     "sum of a list": (
         lambda: dense(*(Dense(lambda x, y, m: sum([y, x])) for _ in range(3))),  # type: ignore[arg-type, return-value]
+        rows,
+        ({"identity": 3}, 0, 0),
+    ),
+    **{f"by {name}": (partial(written, how), rows, ({"identity": 3}, 0, 0)) for name, (how, _) in WAYS.items()},
+    "highway by lerp": (
+        lambda: dense(*(Dense(lambda x, y, m: torch.lerp(x, y, torch.sigmoid(m.up(x)[:, :6]))) for _ in range(3))),
+        rows,
+        ({"gated": 3}, 0, 0),
+    ),
+    "layerscale by addcmul": (
+        lambda: dense(*(Dense(lambda x, y, m: torch.addcmul(x, m.scale, y)) for _ in range(3))),
         rows,
         ({"identity": 3}, 0, 0),
     ),
@@ -519,7 +555,8 @@ DESIGNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], Expected]] = {
         rows,
         ({}, 6, 0),
     ),
-    "lora": (lambda: dense(Lora(), Lora()), rows, ({}, 2, 0)),
+    "lora": (lambda: dense(Lora(), Lora()), rows, ({}, 0, 0)),
+    "linear": (lambda: dense(Lora(6, rank=6), Lora(6, rank=6)), rows, ({}, 2, 0)),
     "rotary, gelu, masks, biases, positions": (
         Rotating,
         lambda: {"ids": torch.randint(0, 11, (2, 5)), "mask": torch.ones(2, 5, dtype=torch.long)},

@@ -144,8 +144,13 @@ def test_every_call_of_one_block_is_a_block(block: nn.Module):
     assert sites["site"].to_list() == ["block"]
     assert sites["block"].max() == 6
     assert found.rows.filter(site="block", quantity="activation_grad_norm")["call"].to_list() == list(range(6))
-    # From what is given to the first call to what the first call hands on is no growth over six.
-    assert found.rows.filter(pl.col("quantity").str.contains("growth")).is_empty()
+    # From what the body is given, which of a chain is what its first layer hands on, to what its last call hands on.
+    given, steps = ("block.input", 6) if block._modules else ("stem", 6)
+    (first,) = found.rows.filter(site=given, call=0, quantity="activation_rms")["value"]
+    (last,) = found.rows.filter(site="block", call=5, quantity="activation_rms")["value"]
+    (growth,) = found.rows.filter(quantity="forward_growth")["value"]
+    assert growth == pytest.approx((last / first) ** (2 / steps), rel=1e-6)
+    assert found.rows.filter(pl.col("quantity").is_in(["backward_growth", "backward_growth_low"])).height == 2
 
 
 def test_the_first_and_the_last_weight_are_known_by_their_gradients():
@@ -178,12 +183,13 @@ class Adding(nn.Module):
         (lambda model, x, h: x - h, "subtracted"),
         (lambda model, x, h: h - x, "subtracted"),
         (lambda model, x, h: x.clone().sub_(h), "subtracted"),
-        (lambda model, x, h: torch.lerp(x, h, torch.sigmoid(model.t(x))), "lerp"),
-        (lambda model, x, h: torch.addcmul(x, model.scale, h), "multiplied by is part of the addition"),
-        (lambda model, x, h: torch.addcmul(x, h, model.scale), "multiplied by is part of the addition"),
+        (lambda model, x, h: torch.addcmul(x, x, h), "one term is a factor of the other"),
+        (lambda model, x, h: torch.index_add(x, 0, torch.arange(4), h), "goes to chosen entries"),
+        (lambda model, x, h: torch.stack([x, h, h]).sum(0), "more than two tensors are stacked"),
+        (lambda model, x, h: (torch.stack([x, h]) * torch.ones(2, 1, 1)).sum(0), "multiplied after they had been"),
         (lambda model, x, h: torch.addmm(x, torch.relu(h), model.t.weight), "last weight of the branch"),
     ],
-    ids=["sub", "from", "sub_", "lerp", "addcmul", "addcmul, scale last", "addmm"],
+    ids=["sub", "from", "sub_", "modulated", "index_add", "three stacked", "stacked and weighted", "addmm"],
 )
 def test_a_shortcut_in_another_operation_is_not_understood(meet: Any, reason: str):
     found = junctions(Adding(meet), torch.randn(4, 8))
@@ -198,8 +204,9 @@ def test_a_shortcut_in_another_operation_is_not_understood(meet: Any, reason: st
         lambda model, x, h: h - h.mean(-1, keepdim=True),
         lambda model, x, h: torch.lerp(h, torch.zeros_like(h), 0.5),
         lambda model, x, h: torch.addmm(model.scale, h, model.t.weight),
+        lambda model, x, h: torch.cat([x, h])[:2].sum(0) + torch.stack([h, h]).mean(-1).sum(),
     ],
-    ids=["centred", "shrunk", "a bias"],
+    ids=["centred", "shrunk", "a bias", "over samples"],
 )
 def test_what_has_no_shortcut_is_none(meet: Any):
     assert junctions(Adding(meet), torch.randn(4, 8)).not_understood == ()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import skipscope
-from scope.designs import DESIGNS, Calls, Dense, cifar_resnet, dense, design, images, rows
+from scope.designs import DESIGNS, WAYS, Calls, Dense, cifar_resnet, dense, design, images, rows
 from scope.zoo import BasicBlock, made
 from skipscope import InputError
 from skipscope.torch import gains, junctions
@@ -123,6 +123,26 @@ def test_gains_of_one_change_no_bit(name: str):
     with gains(model, batch, shortcut=1.0, branch=1.0):
         found = step(model, batch)
     assert same(found, step(bare, batch))
+
+
+@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("turned", [(0, 1), (1, 0), (0, 0), (-1.5, 0.5)], ids=str)
+def test_every_way_of_adding_is_turned(name: str, turned: tuple[float, float]):
+    """Forward and backward, to the rounding of float64."""
+    model, batch = design(f"by {name}")
+    model, batch = model.double(), batch.double()
+    twin = copy.deepcopy(model)
+    a, b = (gain * own for gain, own in zip(turned, WAYS[name][1], strict=True))
+    for module in twin.modules():
+        if isinstance(module, Dense):
+            module.how = lambda x, y, block: a * x + b * y
+    with gains(model, batch, shortcut=turned[0], branch=turned[1]):
+        found = step(model, batch)
+    for key, value in step(twin, batch).items():
+        if value is None or found[key] is None:
+            assert _equal(value, found[key])
+        else:
+            torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["x + f(x)", "f(x) + x", "out += x", "x += f(x)", "torch.add"])
@@ -382,6 +402,25 @@ def test_refusals():
         with pytest.raises(InputError, match=match), gains(model, batch, **told):
             pass
     assert all(not m._forward_hooks for m in model.modules())
+
+
+def test_what_is_not_understood_is_refused_by_name():
+    half = dense(Dense(lambda x, y, m: x - y), Dense(lambda x, y, m: x + y))
+    why = "is not understood: one term is subtracted from the other, so"
+    with (
+        pytest.raises(InputError, match=rf"^at='1': the addition at 1 of this Sequential {why} it cannot be "),
+        gains(half, torch.randn(5, 4), at="1", shortcut=0),
+    ):
+        pass
+    with gains(half, torch.randn(5, 4), shortcut=0) as turned:
+        assert [each.name for each in turned.junctions] == ["2"]
+
+    none = dense(Dense(lambda x, y, m: x - y))
+    with (
+        pytest.raises(InputError, match=f"^the addition at 1 of this Sequential {why} none of its additions can be "),
+        gains(none, torch.randn(5, 4), shortcut=0),
+    ):
+        pass
 
 
 @pytest.mark.slow

@@ -115,13 +115,13 @@ def test_densenet_says_so():
 def test_what_is_not_understood_has_a_reason():
     reasons = {
         name: {each.reason for each in junctions(*design(name)).not_understood}
-        for name in ("hyper-connections", "hyper-connections, listed", "res2net", "lora")
+        for name in ("hyper-connections", "hyper-connections, listed", "res2net", "linear")
     }
     for name, words in {
         "hyper-connections": "spread over several streams",
         "hyper-connections, listed": "added to several streams",
         "res2net": "one part of a tensor is added to what was made of another part",
-        "lora": "both terms are linear",
+        "linear": "both terms are linear",
     }.items():
         (reason,) = reasons[name]
         assert words in reason

@@ -460,6 +460,30 @@ def test_27_gradients_that_are_being_accumulated_stay():
     assert all(torch.equal(p.grad, b) for p, b in zip(model.parameters(), before, strict=True))
 
 
+def test_27_micro_batches_of_several_sizes_before_their_backward_passes():
+    """Each pass has the samples that it had, whichever was run last: the readings are those of one after another."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), Residual(8), Residual(8), nn.Linear(8, 3))
+    parts = torch.randn(30, 4), torch.randn(12, 4)
+    scope = Listening(model)
+    tables = []
+    for together in (False, True):
+        with scope.on():
+            losses = []
+            for x in parts:
+                losses.append(model(x).square().sum())
+                if not together:
+                    losses.pop().backward()
+            for loss in losses:
+                loss.backward()
+            tables.append(scope.readings().rows.sort("site", "call", "quantity"))
+        model.zero_grad()
+    apart, both = tables
+    assert both.select("site", "call", "quantity").equals(apart.select("site", "call", "quantity"))
+    assert {"backward_growth_low", "backward_growth_high", "branch_share"} <= set(both["quantity"])
+    assert both["value"].to_numpy() == pytest.approx(apart["value"].to_numpy(), rel=1e-6)
+
+
 def test_27_micro_batches_under_listening_add_up():
     model, (x, y) = mlp(), labelled(12)
     with listening(model) as scope:
@@ -1047,3 +1071,29 @@ def test_beside_a_skipped_block_a_layer_that_is_not_used_is_dead():
     model.add_module("unused", nn.Linear(8, 2))
 
     assert unreached(skipscope.probe(model, torch.randn(40, 4))) == ("dead", {"unused"})
+
+
+def test_a_layer_of_a_list_that_is_skipped_is_not_dead():
+    """A bare layer has no parts by which its place in the list is told; whether it is heard in full or not."""
+
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers, self.skipped = nn.ModuleList(nn.Linear(4, 4) for _ in range(5)), -1
+
+        def forward(self, x: Tensor) -> Tensor:
+            for index, layer in enumerate(self.layers):
+                x = x if index == self.skipped else torch.tanh(layer(x))
+            return x
+
+    model = Listed()
+    scope = Listening(model)
+    for skipped in (-1, 2, 3):  # the second step is heard by a few hooks, the third in full
+        model.skipped = skipped
+        model.zero_grad()
+        with scope.on():
+            model(torch.randn(40, 4)).sum().backward()
+        readings = scope.take().readings()
+        if skipped >= 0:
+            assert status(readings)[f"layers.{skipped}"] == "not executed"
+            assert unreached(readings) == ("cannot tell", {f"layers.{skipped}"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -430,6 +431,18 @@ def test_trends_of_models():
 
 
 # ---------------------------------------------------------------------------------------------------- charts, sections
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 30])
+def test_no_step_is_named_twice(steps: int, tmp_path: Path):
+    """Ticks between steps would be named after the nearest: 0 1 1 2 2."""
+    charts.twin_losses(studies.twin(model_of(), BATCHES[0], loss=loss, steps=steps)).save(tmp_path / "losses.svg")
+    axis = (tmp_path / "losses.svg").read_text(encoding="utf-8").partition("X-axis titled 'step'")[2]
+    labels = [int(each) for each in re.findall(r"<text[^>]*>(\d+)</text>", axis.partition(">step</text>")[0])]
+
+    assert labels == sorted(set(labels))
+    assert labels[0] == 0
+    assert len(labels) >= min(steps, 2)
 
 
 def test_what_is_drawn_of_a_twin_is_what_was_measured():

@@ -85,7 +85,52 @@ def test_a_tower_that_is_called_twice():
     found = judged(Towers(shared=True))["gradient"]
 
     assert found.verdict == "vanishing"
-    assert "from a.b.1 to a.b.39#2 (39 blocks, on 40 samples; without an interval)" in found.statement
+    assert "over 19 blocks (95 % interval over its 40 samples" in found.statement
+
+
+class Siamese(nn.Module):
+    """Two towers of one set of weights; what the second hands on may be let go, or all but lost."""
+
+    def __init__(self, block: Any, second: Any = lambda y: y) -> None:
+        super().__init__()
+        self.tower, self.head, self.second = Stacked(block), nn.Linear(2 * WIDTH, 3), second
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([self.tower(x), self.second(self.tower(x.flip(0)))], -1))
+
+
+class Stacked(nn.Module):
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.stem, self.blocks = nn.Linear(WIDTH, WIDTH), nn.ModuleList(block(WIDTH) for _ in range(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.mark.parametrize("block", [Plain, Residual])
+@pytest.mark.parametrize("second", [lambda y: y, lambda y: y.detach(), lambda y: 1e-4 * y], ids=["", "cut", "small"])
+def test_a_siamese_model_is_judged_tower_by_tower(block: Any, second: Any):
+    """Its towers stand side by side: over one of them the gradient changes as it does in the tower by itself."""
+    model = Siamese(block, second)
+    readings = skipscope.probe(model, torch.randn(40, WIDTH, generator=torch.Generator().manual_seed(1)))
+    found = {finding.rule: finding for finding in skipscope.diagnose(readings)}
+
+    assert readings.cells["blocks"].to_list() == [6]
+    assert found["gradient"].verdict == ("vanishing" if block is Plain else "healthy")
+    assert "over 6 blocks (95 % interval over its 40 samples" in found["gradient"].statement
+
+
+def test_a_second_tower_that_dies_is_seen():
+    class Uneven(Siamese):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.cat([self.tower(x), self.tower(x.flip(0)) * 0], -1))
+
+    found = judged(Uneven(Residual))["gradient"]
+    assert found.verdict == "dead"
 
 
 @pytest.mark.parametrize(("block", "verdict"), [(Plain, "vanishing"), (Residual, "healthy")])
@@ -95,14 +140,36 @@ def test_one_block_called_again_and_again(block: Any, verdict: str):
     found = judged(model)["gradient"]
 
     assert found.verdict == verdict
-    assert "from block to block#12 (11 blocks" in found.statement
+    assert "over 12 blocks (95 % interval over its 40 samples" in found.statement
 
 
-def test_few_samples_are_too_few_for_healthy_without_an_interval():
-    model = Again(Residual(), times=6)
-    readings = skipscope.probe(model, torch.randn(4, 8))
+@pytest.mark.parametrize("again", [False, True], ids=["each thrice", "all thrice"])
+def test_blocks_that_share_their_weights_are_judged_in_order_of_execution(again: bool):
+    """As in ALBERT with two groups: the gradient that dies over the blocks is that over all of their calls."""
 
-    assert {f.rule: f.verdict for f in skipscope.diagnose(readings)}["gradient"] == "cannot tell"
+    class Shared(Stacked):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            two = list(self.blocks)[:2]
+            for block in two * 3 if again else [two[0]] * 3 + [two[1]] * 3:
+                x = block(x)
+            return x
+
+    model = nn.Sequential(Shared(Plain), nn.Linear(WIDTH, 3))
+    readings = skipscope.probe(model, torch.randn(40, WIDTH, generator=torch.Generator().manual_seed(1)))
+    (found,) = [finding for finding in skipscope.diagnose(readings) if finding.rule == "gradient"]
+
+    norms = {
+        (site, call): value
+        for site, call, value in readings.rows.filter(quantity="activation_grad_norm")
+        .select("site", "call", "value")
+        .iter_rows()
+    }
+    over = norms["0.blocks.0.input", 0] / norms["0.blocks.1", 2]
+    (growth,) = readings.rows.filter(quantity="backward_growth")["value"]
+    assert growth ** (6 / 2) == pytest.approx(over, rel=1e-6)
+    assert (found.verdict, readings.cells["blocks"].to_list()) == ("vanishing", [6])
+    assert "over 6 blocks" in found.statement
 
 
 def test_of_several_bodies_the_verdict_is_that_of_the_worst():

@@ -121,7 +121,11 @@ def twin_losses(readings: Readings, *, columns: int = 1) -> alt.FacetChart:
     """
     table = twin_losses_data(readings)
     require_int("columns", columns, least=1)
-    x = alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1, grid=False, format="d"))
+    first, last = int(str(table["step"].min())), int(str(table["step"].max()))
+    beside = 0.03 * max(1, last - first)  # so that no point is cut in half
+    # Ticks at whole steps alone: a few steps would else be labelled 0 1 1 2 2, whatever the smallest step of ticks is.
+    whole = alt.Axis(tickCount=min(10, max(1, last - first)), tickMinStep=1, grid=False, format="d")
+    x = alt.X("step:Q", title="step", axis=whole, scale=alt.Scale(domain=[first - beside, last + beside], nice=False))
     y = alt.Y("value:Q", title="loss", scale=alt.Scale(zero=False))
     return facet(
         _lines(x, y, tooltip(label="model", step="step", text="loss")),

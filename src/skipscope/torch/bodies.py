@@ -15,6 +15,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from torch import nn
 
@@ -212,10 +213,26 @@ def _is_leaf(each: Heard) -> bool:
 def _between(blocks: Sequence[Heard], entry: Heard | None, heard: Sequence[Heard], *, whole: bool) -> Body:
     """The body from an entry to its last block.
 
-    An end is a site, of which the first call counts. Where the last block is a further call, no growth from end to end
-    is to be had from that: then both ends are the same site, which is none, and what is judged are all its calls.
+    Where the module that holds all blocks is called again and again, as the tower of a siamese network is, the body is
+    what one call of it runs: what the others run stands beside it, and is looked at in `skipscope.ranges`. A block that
+    is called in a loop is as many blocks.
     """
-    last = blocks[-1]
-    if last.call:
-        entry = next((each for each in heard if each.site == last.site), entry)
-    return Body(blocks, entry, whole)
+    run = blocks if whole or entry is None else [entry, *blocks]  # of a chain, the entry is what a part of it hands on
+    first = run[: len(run) // _passes(run, heard)]
+    return Body(first if run is blocks else first[1:], entry, whole)
+
+
+def _passes(run: Sequence[Heard], heard: Sequence[Heard]) -> int:
+    """How often all of these are run, each time by another call of what holds them."""
+    split = [each.name.split(".")[:-1] for each in run]
+    levels = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, zip(*split, strict=False))]
+    holders = [".".join(levels[:count]) for count in range(len(levels), 0, -1)]
+    calls = ({each.call for each in heard if each.name == holder and each.module is not None} for holder in holders)
+    passes = max(1, len(next(filter(None, calls), ())))
+    return passes if len(run) % passes == 0 and _starts_again(run, passes) else 1
+
+
+def _starts_again(blocks: Sequence[Heard], passes: int) -> bool:
+    """Whether the same blocks come in the same order in every pass."""
+    size = len(blocks) // passes
+    return all(each.site == blocks[index % size].site for index, each in enumerate(blocks))

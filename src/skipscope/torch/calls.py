@@ -29,9 +29,11 @@ _OTHER = {
     getattr(owner, name): doubt
     for names, doubt in (
         ("sub sub_ subtract subtract_ rsub __sub__ __isub__ __rsub__", "one term is subtracted from the other"),
-        ("lerp lerp_", "both terms are mixed by lerp, in which neither stands by itself"),
-        ("addcmul addcmul_ addcdiv addcdiv_", "what the branch is multiplied by is part of the addition"),
         ("addmm addmm_ addbmm baddbmm", "the last weight of the branch is part of the addition"),
+        (
+            "index_add index_add_ scatter_add scatter_add_ index_reduce scatter_reduce index_put index_put_",
+            "what is added goes to chosen entries of the other term",
+        ),
     )
     for name in names.split()
     for owner in (torch, Tensor)
@@ -39,7 +41,17 @@ _OTHER = {
 }
 """What adds as well, together with something else: it is found, and not taken apart."""
 
-_WRITING = ("sub_", "subtract_", "__isub__", "lerp_", "addcmul_", "addcdiv_", "addmm_")
+
+def _named(names: str) -> frozenset[Any]:
+    return frozenset(
+        getattr(owner, name) for name in names.split() for owner in (torch, Tensor) if hasattr(owner, name)
+    )
+
+
+_LERP, _PRODUCT, _QUOTIENT = _named("lerp lerp_"), _named("addcmul addcmul_"), _named("addcdiv addcdiv_")
+_REDUCING = _named("sum mean nansum")
+_WRITING = ("add_", "__iadd__", "sub_", "subtract_", "__isub__", "lerp_", "addcmul_", "addcdiv_", "addmm_",
+            "index_add_", "scatter_add_", "index_put_")  # fmt: skip
 _OURS = ("skipscope.torch.", "torch.overrides", "torch._tensor")
 _TRANSPARENT = ("OptimizedModule", "CheckpointWrapper")
 
@@ -70,16 +82,27 @@ class Addition:
     """An addition of two tensors, as it was called.
 
     Attributes:
-        operands: both terms in order.
-        alpha: what the second is multiplied by.
-        in_place: whether the first becomes the sum.
+        operands: both terms in order; one that the operation makes itself is computed for whoever asks.
+        factors: the numbers that they are multiplied by in the sum.
+        target: what becomes the sum, where it is made in place.
         doubt: why it is no plain addition; "" where it is one.
+        made_of: of either term, the tensors that it is the product of, where the operation multiplies them itself.
+        stacked: the tensor of which the terms are the two parts along an axis, where it was stacked and is summed.
+        axis: that axis.
     """
 
     operands: tuple[Tensor, Tensor]
-    alpha: float
-    in_place: bool
+    factors: tuple[float, float] = (1, 1)
+    target: Tensor | None = None
     doubt: str = ""
+    made_of: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] = ((), ())
+    stacked: Tensor | None = None
+    axis: int = 0
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it is written over a tensor."""
+        return self.target is not None
 
 
 @dataclass(eq=False)
@@ -196,22 +219,78 @@ class Calls:
 
 def addition(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Addition | None:
     """The addition of two tensors that this call is, if it is one."""
-    if func not in _ADDING:
-        return _other(func, args, kwargs)
-    first = args[0] if args else kwargs.get("input")
-    second = args[1] if len(args) > 1 else kwargs.get("other")
+    if func in _ADDING:
+        first, second = _given(args, kwargs, "input", "other")
+        if not isinstance(first, Tensor) or not isinstance(second, Tensor) or kwargs.get("out") is not None:
+            return None
+        return Addition((first, second), (1, kwargs.get("alpha", 1)), _target(func, first))
+    if func in _LERP:
+        return _lerp(func, args, kwargs)
+    if func in _PRODUCT or func in _QUOTIENT:
+        return _with_product(func, args, kwargs)
+    if func in _REDUCING:
+        return _reduction(func, args, kwargs)
+    return _other(func, args, kwargs)
+
+
+def _given(args: Sequence[Any], kwargs: Mapping[str, Any], *names: str) -> list[Any]:
+    """Arguments by place or name; None for one that is not there."""
+    return [args[index] if index < len(args) else kwargs.get(name) for index, name in enumerate(names)]
+
+
+def _target(func: Any, first: Tensor) -> Tensor | None:
+    return first if func.__name__ in _WRITING else None
+
+
+def _lerp(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Addition | None:
+    """`first + weight * (second - first)`: a sum of both, in parts that add up to 1."""
+    first, second, weight = _given(args, kwargs, "input", "end", "weight")
     if not isinstance(first, Tensor) or not isinstance(second, Tensor) or kwargs.get("out") is not None:
         return None
-    in_place = func in (Tensor.add_, Tensor.__iadd__)
-    return Addition((first, second), kwargs.get("alpha", 1), in_place)
+    target = _target(func, first)
+    if not isinstance(weight, Tensor):
+        return Addition((first, second), (1 - weight, weight), target)
+    with torch._C.DisableTorchFunction():
+        operands = (1 - weight) * first, weight * second
+    return Addition(operands, target=target, made_of=((first, weight), (second, weight)))
+
+
+def _with_product(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Addition | None:
+    """`first + value * a * b`, or of a quotient."""
+    first, a, b = _given(args, kwargs, "input", "tensor1", "tensor2")
+    if not all(isinstance(x, Tensor) for x in (first, a, b)) or kwargs.get("out") is not None:
+        return None
+    with torch._C.DisableTorchFunction():
+        product = a * b if func in _PRODUCT else a / b
+    # Which part of the gradient came by way of which would not be told apart.
+    doubt = "one term is a factor of the other" if first is a or first is b else ""
+    value = kwargs.get("value", 1)
+    return Addition((first, product), (1, value), _target(func, first), doubt, made_of=((), (a, b)))
+
+
+def _reduction(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Addition | None:
+    """The sum or mean along one axis: an addition, if its entries were tensors, of which the first two are given."""
+    x, axis = _given(args, kwargs, "input", "dim")
+    if isinstance(axis, list | tuple) and len(axis) == 1:
+        (axis,) = axis
+    if not isinstance(x, Tensor) or not isinstance(axis, int) or isinstance(axis, bool) or x.ndim < 2:
+        return None
+    if not -x.ndim <= axis < x.ndim or x.shape[axis] < 2 or kwargs.get("out") is not None or "dtype" in kwargs:
+        return None
+    keeps = args[2] if len(args) > 2 else kwargs.get("keepdim", False)
+    axis %= x.ndim
+    with torch._C.DisableTorchFunction():
+        first, second = (x.narrow(axis, index, 1) if keeps else x.select(axis, index) for index in (0, 1))
+    factor = 0.5 if func.__name__ == "mean" else 1
+    return Addition((first, second), (factor, factor), stacked=x, axis=axis)
 
 
 def _other(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Addition | None:
     """The terms of an operation that adds among other things, if it is one and they are tensors."""
     doubt = _OTHER.get(func, "")
     given = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+    if "entries" in doubt:  # what says which entries comes between
+        given = [x for x in given if x.is_floating_point() or x.is_complex()]
     if not doubt or len(given) < 2:
         return None
-    if "multiplied" in doubt:  # the branch is the factor that the model does not hold
-        given[1:] = [x for x in reversed(given[1:]) if not isinstance(x, torch.nn.Parameter)] or given[1:]
-    return Addition((given[0], given[1]), 1, func.__name__ in _WRITING, doubt)
+    return Addition((given[0], given[1]), target=_target(func, given[0]), doubt=doubt)

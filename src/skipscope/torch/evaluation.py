@@ -31,7 +31,7 @@ _APART = {id(quantity.formula) for quantity in QUANTITIES.values()}
 
 
 def evaluated(
-    plan: Plan, moments: Mapping[Place, Roles], dots: Mapping[Place, Dots], facts: Mapping[str, Any]
+    plan: Plan, moments: Mapping[Place, Roles], dots: Mapping[Place, Dots], facts: Mapping[str, Any], exit_call: int = 0
 ) -> dict[tuple[Any, ...], Any]:
     """(site, quantity), or (site, quantity, call) of further calls, -> values of shape (1,), less what is undefined.
 
@@ -40,6 +40,7 @@ def evaluated(
         moments: what was summed, by site and call.
         dots: inner products, likewise.
         facts: what is known without it.
+        exit_call: which call of the last block is the end of the body: a block that is called in a loop ends it late.
     """
     found: dict[tuple[Any, ...], Any] = {}
     by_site = {site.site: site for site in plan.chosen}
@@ -48,7 +49,7 @@ def evaluated(
         for name, quantity in plan.quantities.items():
             if quantity.scope == "network":
                 if "network" in by_site:
-                    value = quantity.formula(_profile(plan, moments, dots, facts))
+                    value = quantity.formula(_profile(plan, moments, dots, facts, exit_call))
                     if not np.ma.getmaskarray(value).all():
                         found["network", name] = value
                 continue
@@ -65,14 +66,13 @@ def evaluated(
 
 
 def _profile(
-    plan: Plan, moments: Mapping[Place, Roles], dots: Mapping[Place, Dots], facts: Mapping[str, Any]
+    plan: Plan, moments: Mapping[Place, Roles], dots: Mapping[Place, Dots], facts: Mapping[str, Any], exit_call: int
 ) -> Profile:
     first, last = _ends(plan, moments, 0)
-    views = [
-        View(site, moments.get((site.site, 0), {}), dots.get((site.site, 0), {}), first, last)
-        for site in plan.sites
-        if site.kind != "network"
+    places = [
+        (site, (site.site, exit_call if site.ends == "exit" else 0)) for site in plan.sites if site.kind != "network"
     ]
+    views = [View(site, moments.get(place, {}), dots.get(place, {}), first, last) for site, place in places]
     return Profile(views, facts, 1)
 
 

@@ -132,6 +132,8 @@ class _Turning(TorchFunctionMode):
     @contextmanager
     def turned(self, at: str | Iterable[str] | None, factors: tuple[float, float]) -> Iterator[Turned]:
         """Within the context the gains of the chosen junctions are what they were times these."""
+        if factors != (1.0, 1.0):
+            self._found.require_some()
         chosen = self._found.at(at)
         kept = tuple(each.name for each in chosen if factors[0] == 0 and not each.removable)
         if kept:
@@ -185,8 +187,11 @@ _ACTIVE: dict[int, _Turning] = {}
 
 def _reweighted(adding: Addition, factors: tuple[float, float]) -> Tensor:
     """The sum with these factors of its operands, in their order; a term whose factor is 0 is left out."""
-    (a, b), (first, second) = adding.operands, factors
-    second *= adding.alpha
+    a, b = adding.operands
+    first, second = (gain * own for gain, own in zip(factors, adding.factors, strict=True))
+    if adding.target is not None and adding.target is not a:
+        total = _reweighted(replace(adding, target=None), factors)
+        return adding.target.copy_(total)
     if adding.in_place:
         if first == 0:
             return a.zero_() if second == 0 else a.copy_(_times(b, second))

@@ -90,12 +90,15 @@ class Joints:
                 "total_grad" in self._wants and "branch_grad" in roles
             ):  # of no quantity of the package, but of somebody's
                 roles = {**roles, "total_grad": roles["shortcut_grad"] + roles["branch_grad"]}
+            first = next(iter(roles.values()))
+            # Several passes may come before their backward passes: a part of a gradient is of one that is as large.
+            batch = len(first) if first.ndim and len(first) in self._log.sizes else self._log.batch
             summed: set[str] = set()
             for each in self._pairs:
                 if not roles.keys() >= set(each):
                     continue
                 if self._bare >= set(each):
-                    *both, crossed = pair(roles[each[0]], roles[each[1]], batch=self._log.batch)
+                    *both, crossed = pair(roles[each[0]], roles[each[1]], batch=batch)
                     self._log.entries += [(heard, role, one) for role, one in zip(each, both, strict=True)]
                     self._log.products.append((heard, each, crossed))
                     summed.update(each)
@@ -103,4 +106,4 @@ class Joints:
                     self._log.products.append((heard, each, product(roles[each[0]], roles[each[1]])))
             for role, x in roles.items():
                 if role not in summed:
-                    self._log.sum(heard, role, x)
+                    self._log.sum(heard, role, x, batch)

@@ -141,7 +141,7 @@ class Junctions(Sequence[Junction]):
         """Those whose site or name one of these shell patterns matches; all for None.
 
         Raises:
-            InputError: a pattern matches none, or there is no pattern.
+            InputError: a pattern matches none, or only what is not understood, or there is no pattern.
         """
         if patterns is None:
             return self.found
@@ -152,6 +152,9 @@ class Junctions(Sequence[Junction]):
         for pattern in asked:
             matched = {j.name for j in self.found if fnmatchcase(j.site, str(pattern)) or j.name == str(pattern)}
             if not matched:
+                doubtful = [each for each in self.not_understood if fnmatchcase(_module(each), str(pattern))]
+                if doubtful:
+                    raise InputError(f"at={quoted(pattern)}: {self._refused(doubtful)}, so it cannot be re-weighted.")
                 known = ", ".join(self.names[:6]) + (", ..." if len(self) > 6 else "")
                 raise InputError(
                     f"at={quoted(pattern)} names no junction of this {self.model}: "
@@ -159,6 +162,20 @@ class Junctions(Sequence[Junction]):
                 )
             chosen |= matched
         return tuple(each for each in self.found if each.name in chosen)
+
+    def require_some(self) -> None:
+        """Whether there is one, where there is anything that looks like it.
+
+        Raises:
+            InputError: none is understood.
+        """
+        if not self.found and self.not_understood:
+            raise InputError(f"{self._refused(self.not_understood)}, so none of its additions can be re-weighted.")
+
+    def _refused(self, doubtful: Sequence[Doubtful]) -> str:
+        first, more = doubtful[0], len(doubtful) - 1
+        others = f" (and {_count(more, 'other')})" if more else ""
+        return f"the addition at {_module(first)}{others} of this {self.model} is not understood: {first.reason}"
 
     def __repr__(self) -> str:
         lines = [f"{self.model}: {self.note}"]
@@ -170,11 +187,15 @@ class Junctions(Sequence[Junction]):
             about += ["in place"] if each.in_place else []
             about += [] if each.removable else ["the branch is broadcast, so the shortcut cannot be removed"]
             lines.append(f"  {each.name:<{width}}  {', '.join(about).replace(', +', ' +', 1)}")
-        reasons = Counter((each.module or "forward", each.reason) for each in self.not_understood)
+        reasons = Counter((_module(each), each.reason) for each in self.not_understood)
         for (module, reason), count in reasons.items():
             times = f" ({count} times)" if count > 1 else ""
             lines.append(f"  not understood: {module}{times}: {reason}")
         return "\n".join(lines)
+
+
+def _module(of: Doubtful) -> str:
+    return of.module or "forward"
 
 
 def junctions(model: nn.Module, batch: Any) -> Junctions:

@@ -90,6 +90,7 @@ class Log:
         turn: another number for every pass of every step.
         batch: samples of the pass.
         samples: likewise, of all passes.
+        sizes: the different numbers of samples that passes had.
         graded: whether autograd follows anything that was heard.
         unfollowed: whether a part was run without autograd, while the model as a whole was run with it.
         unpaired: what was heard in such a part, by the name of the call.
@@ -107,6 +108,7 @@ class Log:
         self.step += 1
         self.turn += 1
         self.passes = self.samples = 0
+        self.sizes: set[int] = set()
         self.entries: list[Entry] = []
         self.products: list[Product] = []
         self.graded = self.unfollowed = False
@@ -124,6 +126,7 @@ class Log:
         self.turn += 1
         self.batch = next((x.shape[0] for x in inputs if x.ndim), 0)
         self.samples += self.batch
+        self.sizes.add(self.batch)
         self._followed = torch.is_grad_enabled()
 
     def hear(self, heard: Heard, x: Tensor) -> None:
@@ -145,11 +148,12 @@ class Log:
             self.unfollowed = True
             self.unpaired[heard.name].append(heard)
 
-    def sum(self, heard: Heard, role: str, x: Tensor) -> None:
-        """Sum x, as one role of what was heard, if that is wanted."""
+    def sum(self, heard: Heard, role: str, x: Tensor, batch: int | None = None) -> None:
+        """Sum x, as one role of what was heard, if that is wanted; of this batch's samples, None for the last's."""
         fields = heard.wants.get(role)
         if fields is not None:
-            self.entries.append((heard, role, sums(x, fields, batch=self.batch, channels=heard.channels)))
+            samples = self.batch if batch is None else batch
+            self.entries.append((heard, role, sums(x, fields, batch=samples, channels=heard.channels)))
 
     def follow(self, heard: Heard, x: Tensor) -> None:
         """Sum the gradient of x when it comes."""
@@ -158,15 +162,15 @@ class Log:
             return
         node = x.grad_fn
         if node is None:
-            hook = Hook(partial(self.sum, heard, "activation_grad"))
+            hook = Hook(partial(self.sum, heard, "activation_grad", batch=self.batch))
             self._handles.append(x.register_hook(hook))  # type: ignore[no-untyped-call]
         else:
-            self._handles.append(node.register_prehook(partial(self._entered, heard, x.output_nr)))
+            self._handles.append(node.register_prehook(partial(self._entered, heard, x.output_nr, self.batch)))
 
-    def _entered(self, heard: Heard, index: int, gradients: tuple[Tensor | None, ...]) -> None:
+    def _entered(self, heard: Heard, index: int, batch: int, gradients: tuple[Tensor | None, ...]) -> None:
         gradient = gradients[index]
         if gradient is not None:
-            self.sum(heard, "activation_grad", gradient)
+            self.sum(heard, "activation_grad", gradient, batch)
 
     def recomputed(self, name: str, found: Sequence[Tensor]) -> None:
         """A checkpointed part, computed again: what was run without autograd before can be followed now."""

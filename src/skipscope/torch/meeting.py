@@ -98,12 +98,11 @@ class Meetings:
             return None
         number = self._numbers.setdefault(of.place, len(self._numbers))
         gains = turned_at(self._model, of.place)
-        terms = of.addition.operands
+        terms, own = of.addition.operands, of.addition.factors
         factors = gains if shortcut.index == 0 else gains[::-1]
-        values = [_times(x.detach(), factor) for x, factor in zip(terms, factors, strict=True)]
-        values[1] = _times(values[1], of.addition.alpha)
+        values = [_times(x.detach(), a * b) for x, a, b in zip(terms, factors, own, strict=True)]
         self._observe(number, {"shortcut": values[shortcut.index], "branch": values[1 - shortcut.index]})
-        edge, branch = shortcut.source.edge, terms[1 - shortcut.index].grad_fn
+        edge, branch = shortcut.source.edge, of.ways[1 - shortcut.index]
         if not torch.is_grad_enabled():
             edge = None
 
@@ -116,10 +115,10 @@ class Meetings:
 
     # ----------------------------------------------------------------------------------------------- backward
 
-    def _follow(self, number: int, edge: tuple[Any, int], branch: Any, total: Any) -> None:
+    def _follow(self, number: int, edge: tuple[Any, int], branch: tuple[Any, ...], total: Any) -> None:
         """Hook the nodes that hand back gradients to the block's input."""
         met: set[Any] = set()
-        through_branch = _consumers(branch, edge, met)
+        through_branch = [each for way in branch for each in _consumers(way, edge, met)]
         through_shortcut = _consumers(total, edge, met)
         parts = _Parts(number, self._observe, len(through_branch) + len(through_shortcut))
         found: tuple[tuple[_Part, list[tuple[Any, list[int]]]], ...] = (

@@ -13,7 +13,7 @@ among its ancestors, which a mask or a table of positions is not.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,9 @@ _LAYERS = names(
     "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d embedding embedding_bag addmm "
     "multi_head_attention_forward lstm gru rnn_tanh rnn_relu bilinear"
 )
+_CONCATENATING = names("cat concat concatenate")
+_STACKING = _CONCATENATING | {"stack"}
+_SCALING = names("mul mul_ div div_ true_divide")
 _NEW = ("new_zeros", "new_ones", "new_empty", "new_full", "new_tensor")  # these take shape and dtype, and no value
 SLICES = names(
     "__getitem__ chunk split tensor_split split_with_sizes unbind narrow select index_select hsplit unsafe_chunk"
@@ -66,6 +69,8 @@ class Node:
         factor: what it was multiplied by, where it is a product: a number, or "parameter" or "gate".
         edge: autograd's node and the place in it where its gradient arrives.
         children: what was made of it.
+        parts: the tensors that stand in it side by side, each as one entry of an axis, where it was stacked of them.
+        axis: that axis.
     """
 
     index: int
@@ -79,6 +84,8 @@ class Node:
     factor: str = ""
     edge: tuple[Any, int] | None = None
     children: list[int] = field(default_factory=list)
+    parts: tuple[Node, ...] = ()
+    axis: int = 0
 
 
 @dataclass(eq=False)
@@ -91,6 +98,8 @@ class Sum:
         total: the node of the sum.
         addition: with the tensors, while it is being made; then None.
         in_place: whether the first term becomes the sum.
+        ways: of either term, the nodes of autograd that its gradient goes into; while the addition is being made.
+        doubt: why it is no plain addition; "" where it is one.
     """
 
     place: Place
@@ -98,6 +107,8 @@ class Sum:
     total: Node | None
     addition: Addition | None
     in_place: bool
+    ways: tuple[tuple[Any, ...], tuple[Any, ...]] = ((), ())
+    doubt: str = ""
 
 
 class Provenance(TorchFunctionMode):
@@ -210,7 +221,7 @@ class Provenance(TorchFunctionMode):
         ]
         made = [x for x in _flat((result,)) if not any(x is each for each in given)]
         if made or changed:
-            self._record(func, given, made, changed, found)
+            self._record(func, given, made, changed, found, kwargs.get("dim", args[1] if len(args) > 1 else 0))
         if found is not None:
             found.addition = None
             if after is not None:
@@ -221,16 +232,57 @@ class Provenance(TorchFunctionMode):
         adding = addition(func, args, kwargs)
         if adding is None:
             return None
+        if adding.stacked is not None:
+            return self._of_stacked(adding)
+        terms = [self._term(x, of) for x, of in zip(adding.operands, adding.made_of, strict=True)]
         place = self.calls.place()
-        first, second = (self._node(x) for x in adding.operands)
-        if first is None or second is None:
+        if None in terms:
             return None
-        found = Sum(place, (first, second), None, adding, adding.in_place)
+        ways = [
+            tuple(x.grad_fn for x in of or (term,)) for term, of in zip(adding.operands, adding.made_of, strict=True)
+        ]
+        return self._met(place, terms, adding, ways, adding.doubt)
+
+    def _met(self, place: Place, terms: Any, adding: Addition, ways: Any, doubt: str) -> Sum:
+        found = Sum(place, tuple(terms), None, adding, adding.in_place, tuple(ways), doubt)
         self.sums.append(found)
         return found
 
+    def _term(self, x: Tensor, of: Sequence[Tensor]) -> Node | None:
+        """The node of a term; of one that the operation makes itself, a node that stands for the product."""
+        if not of:
+            return self._node(x)
+        known = [(each, self._node(each)) for each in of]
+        parents = [node for _, node in known if node is not None]
+        return self._note(x, parents, "mul", weighted=False, factor=self._factor("mul", known)) if parents else None
+
+    def _of_stacked(self, adding: Addition) -> Sum | None:
+        """The sum of a tensor along the axis along which two were put side by side."""
+        assert adding.stacked is not None
+        whole = self._node(adding.stacked)
+        if whole is None or not whole.parts or whole.axis != adding.axis:
+            return None
+        parts, operands, doubt = whole.parts, adding.operands, ""
+        if len(parts) > 2:
+            doubt = "more than two tensors are stacked and summed"
+            pairs = ((a, b) for b in parts for a in parts if b.ancestors >> a.index & 1)
+            parts = next(pairs, parts[:2])  # what looks like a junction, if any two do
+        elif whole.made_by not in _STACKING:
+            doubt = "both terms were multiplied after they had been stacked"
+        terms = [self._note(x, [part], "view", weighted=False) for x, part in zip(operands, parts, strict=True)]
+        if whole.made_by in _CONCATENATING:  # was none after all
+            self.concatenations -= self._is_beside(whole.parts)
+        ways = [(None if part.edge is None else part.edge[0],) for part in parts]
+        return self._met(self.calls.place(), terms, adding, ways, doubt)
+
     def _record(
-        self, func: Any, given: list[Tensor], made: list[Tensor], changed: list[Tensor], found: Sum | None
+        self,
+        func: Any,
+        given: list[Tensor],
+        made: list[Tensor],
+        changed: list[Tensor],
+        found: Sum | None,
+        axis: Any = None,
     ) -> None:
         name = _name(func)
         known = [(x, self._node(x)) for x in given]
@@ -247,13 +299,17 @@ class Provenance(TorchFunctionMode):
         weighted = name not in _NO_LAYER and any(
             x.ndim >= 2 and (name in _LAYERS or self._is_held(x)) for x, node in known if node is None
         )
-        if name in ("cat", "concat", "concatenate"):
-            self.concatenations += any(b.ancestors >> a.index & 1 for a in parents for b in parents)
+        if name in _CONCATENATING:
+            self.concatenations += self._is_beside(parents)
         factor = self._factor(name, known)
         for x in (*made, *changed):
             node = self._note(x, parents, name, weighted=weighted, factor=factor)
             if found is not None:
                 found.total = node
+            if name in _STACKING:
+                node.parts, node.axis = _side_by_side(x, known, axis)
+            elif name in _SCALING:
+                node.parts, node.axis = _as_stacked(node, parents)
             base = x._base if any(x is each for each in changed) else None
             if base is not None and (before := self._node(base)) is not None:
                 self._note(base, [before, node], name, weighted=False)
@@ -285,6 +341,11 @@ class Provenance(TorchFunctionMode):
         self._live[id(x)] = (weakref.ref(x), node.index)
         return node
 
+    @staticmethod
+    def _is_beside(nodes: Sequence[Node]) -> bool:
+        """Whether one of them was made of another."""
+        return any(b.ancestors >> a.index & 1 for a in nodes for b in nodes)
+
     def _keep_edge(self, node: Node, x: Tensor) -> None:
         # Inside of a function of autograd, as full backward hooks are, there is none yet: it is met where x is used.
         if self._edges and node.data and x.requires_grad and (x.grad_fn is not None or torch.is_grad_enabled()):
@@ -308,7 +369,7 @@ class Provenance(TorchFunctionMode):
         return id(x) in self._own or (found is not None and found[0]() is x)
 
     def _factor(self, name: str, known: list[tuple[Tensor, Node | None]]) -> str:
-        if name not in ("mul", "mul_", "div", "div_", "true_divide"):
+        if name not in _SCALING:
             return ""
         if len(known) < 2:
             return "number"
@@ -362,6 +423,23 @@ class Provenance(TorchFunctionMode):
             node = self.nodes[index + start.index + 1]
             if node.ancestors >> start.index & 1:
                 yield node
+
+
+Stacked = tuple[tuple[Node, ...], int]  # the parts, and the axis on which each is one entry
+
+
+def _side_by_side(x: Tensor, given: Sequence[tuple[Tensor, Node | None]], axis: Any) -> Stacked:
+    """What was stacked; nothing where some is no data, or more than one entry of the axis."""
+    parts = tuple(node for _, node in given if node is not None and node.data)
+    if not isinstance(axis, int) or len(parts) < len(given) or not x.ndim or len(parts) != x.shape[axis]:
+        return (), 0
+    return parts, axis % x.ndim
+
+
+def _as_stacked(node: Node, parents: Sequence[Node]) -> Stacked:
+    """Of a product of what was stacked, the same parts, which are no longer what they were."""
+    stacked = next((parent for parent in parents if parent.parts and parent.shape == node.shape), None)
+    return ((), 0) if stacked is None else (stacked.parts, stacked.axis)
 
 
 def bits(number: int) -> Iterator[int]:

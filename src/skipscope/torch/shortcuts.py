@@ -3,8 +3,9 @@
 Where one term was made of the other, with a weight on the way, the other is an identity shortcut. Else both must have
 been made of one tensor: one of them without a weight (a scaled or gated shortcut, or one that slices, pads or pools)
 and the other by way of weights alone; or by one single weight (a projection) beside a branch of two or more and a
-nonlinearity. What looks like that and is not, or cannot be told, is given with the reason. What has no weight between
-(the polynomial in GELU, rotary embeddings), or carries no data (masks, biases, positions), is no shortcut at all.
+nonlinearity (where it is linear and of low rank, it is an update of the layer). What looks like that and is not, or
+cannot be told, is given with the reason. What has no weight between (the polynomial in GELU, rotary embeddings), or
+carries no data (masks, biases, positions), is no shortcut at all.
 Imports the record that it reads, and no PyTorch.
 """
 
@@ -78,8 +79,8 @@ def shortcut_of(record: Provenance, of: Sum) -> Shortcut | None:
     found = [each for index in (0, 1) if (each := _as_shortcut(record, of, index)) is not None]
     if not found:
         return None
-    if of.addition is not None and of.addition.doubt:
-        return _doubted(found[0], of.addition.doubt)
+    if of.doubt:
+        return _doubted(found[0], of.doubt)
     if len(found) == 2:
         sure = [each for each in found if not each.doubt and each.kind != "projection"]
         if len(sure) == 1:
@@ -118,10 +119,10 @@ def _without_weight(record: Provenance, of: Sum, index: int, walked: Walked) -> 
         if past or record.is_reached(source, branch, without_weights=True):
             continue
         factors = _factor(record, shortcut), _factor(record, branch)
-        found = Shortcut(of, index, source, _kind(path), factors, path=tuple(path))
+        found = Shortcut(of, index, source, _kind(record, path), factors, path=tuple(path))
         if _of_another_part(record, source, path, branch):
             return _doubted(found, "one part of a tensor is added to what was made of another part, as in Res2Net")
-        if found.kind == "gated" and any(node.made_by in SLICES for node in path):
+        if found.kind == "gated" and any(_is_slice(record, node) for node in path):
             return _doubted(found, "what is gated is one part of what the other term was made of, as in a recurrence")
         return found
     return None
@@ -137,7 +138,9 @@ def _by_projection(record: Provenance, of: Sum, index: int, walked: Walked) -> S
             continue
         found = Shortcut(of, index, source, "projection", ("", _factor(record, branch)), path=tuple(path))
         if all(node.made_by in _LINEAR and node.factor != "gate" for node in record.between(source, branch)):
-            return _doubted(found, "both terms are linear in what they were made of, as with LoRA: neither is a block")
+            if _is_update(record, source, branch):
+                return None
+            return _doubted(found, "both terms are linear in what they were made of: neither is a block")
         if _of_another_part(record, source, path, branch):
             return _doubted(found, "what was made of one part of a tensor is added to what was made of another part")
         return found
@@ -169,10 +172,15 @@ def _walked_back(record: Provenance, shortcut: Node, branch: Node) -> Walked:
     return found
 
 
-def _kind(path: list[Node]) -> Kind:
+def _is_slice(record: Provenance, node: Node) -> bool:
+    """Whether it is a part of what it was made of, and not all of it, as `x[None]` is."""
+    return node.made_by in SLICES and prod(node.shape) != max(prod(record.nodes[p].shape) for p in node.parents)
+
+
+def _kind(record: Provenance, path: list[Node]) -> Kind:
     if any(node.factor == "gate" for node in path):
         return "gated"
-    sliced = any(node.made_by in SLICES for node in path)
+    sliced = any(_is_slice(record, node) for node in path)
     return "identity" if not sliced and all(node.made_by in _SAME for node in path) else "parameter-free"
 
 
@@ -182,6 +190,12 @@ def _factor(record: Provenance, term: Node) -> str:
     while not node.factor and node.made_by in _SAME and node.made_by not in ("add", "add_") and len(node.parents) == 1:
         node = record.nodes[node.parents[0]]
     return node.factor
+
+
+def _is_update(record: Provenance, source: Node, branch: Node) -> bool:
+    """Whether a linear branch is of low rank, as with LoRA: beside one weight layer, that is an update of the layer."""
+    weights = [record.nodes[index] for index in bits(record.weights_between(source, branch))]
+    return len(weights) == 2 and weights[0].shape[-1] < min(source.shape[-1], branch.shape[-1])
 
 
 def _of_another_part(record: Provenance, source: Node, path: list[Node], branch: Node) -> bool:

@@ -38,11 +38,13 @@ class _Planned:
         plan: sites and quantities.
         statuses: of sites of which it is not said by whether they have a value.
         at: the sites whose activations are reported; of others in the plan only the parameters are.
+        exit_call: which call of the last block is the end of the body.
     """
 
     plan: Plan
     statuses: Mapping[str, str]
     at: frozenset[str]
+    exit_call: int = 0
 
     @property
     def blocks(self) -> int:
@@ -97,22 +99,24 @@ class Known:
     def _plan(self, roles: Mapping[Place, Collection[str]], trained: Trained, missed: Collection[Heard]) -> _Planned:
         body = self._body
         sites, statuses = layout(self.model, self.listener, self.joints, body, self.held, trained, roles, missed)
-        silent = {each.site: each.name for each in missed if not any(each.site == site for site, _ in roles)}
+        heard = {site for (site, _), summed in roles.items() if set(summed) & set(PUSHED)}
+        silent = {each.site: each.name for each in missed if each.site not in heard}
         statuses |= dict.fromkeys(silent, "not executed")
         for site, status in statuses.items():
             # What was skipped cuts nothing off.
             if status == "no gradient" and any(f"{site}.".startswith(f"{name}.") for name in silent.values()):
                 statuses[site] = "not executed"
         outputs = {each.site for each in self.listener.heard if each.module is self.model}
+        exit_call = next((each.call for each in reversed(body.blocks) if each not in missed), 0)
         default = [site for site in sites if is_default(site, outputs)]
         if self._patterns is not None or not body.blocks:
             plan = Plan(sites, quantities=self._quantities, patterns=self._patterns)
-            return _Planned(plan, statuses, frozenset(site.site for site in sites))
+            return _Planned(plan, statuses, frozenset(site.site for site in sites), exit_call)
         at = frozenset(site.site for site in default)
         reported = at | {each.site for each in self.held}
         chosen = [site for site in sites if site.site in reported]
         plan = Plan(sites, quantities=self._quantities, patterns=None, chosen=chosen)
-        return _Planned(plan, statuses, at)
+        return _Planned(plan, statuses, at, exit_call)
 
     def fields(self, planned: _Planned) -> dict[str, Mapping[str, Collection[Field]]]:
         """What has to be summed of what is handed on, by site, from now on."""
@@ -167,7 +171,7 @@ class Taken:
         """
         planned = self.planned
         moments, dots, facts = self._moments()
-        values = evaluated(planned.plan, moments, dots, {"parameters": self.numbers, **facts})
+        values = evaluated(planned.plan, moments, dots, {"parameters": self.numbers, **facts}, planned.exit_call)
         return Measured(
             cell=cell_of({**self.cell, "blocks": planned.blocks, **factors}),
             sites=planned.plan.chosen,
