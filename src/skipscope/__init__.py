@@ -16,7 +16,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from skipscope.engines.numpy_engine import build
 from skipscope.errors import InputError
 from skipscope.probe import probe
 from skipscope.quantities import QUANTITIES, Quantity
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from skipscope.comparison import compare
     from skipscope.designs import design
     from skipscope.diagnosis import Finding, diagnose
+    from skipscope.engines.numpy_engine import build
     from skipscope.notebook import PlainLayer, PlainNetwork, ResidualBlock, ResidualNetwork
     from skipscope.summary import Summary, summarise
 
@@ -42,6 +42,7 @@ _LATER = {
     "ResidualBlock": "skipscope.notebook",
     "ResidualNetwork": "skipscope.notebook",
     "Summary": "skipscope.summary",
+    "build": "skipscope.engines.numpy_engine",
     "compare": "skipscope.comparison",
     "design": "skipscope.designs",
     "diagnose": "skipscope.diagnosis",

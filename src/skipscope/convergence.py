@@ -35,6 +35,7 @@ from skipscope.outcomes import (
     pairs,
     signed,
     stops,
+    within_margin,
 )
 from skipscope.readings import Readings, require_readings
 
@@ -42,6 +43,8 @@ __all__ = ["LEAST", "curves", "final", "findings", "paired"]
 
 LEAST = 3
 """Seeds that a verdict needs."""
+
+_OUTCOMES = (*OUTCOMES[:2], "validation_loss", "validation_error", *OUTCOMES[2:])
 
 _FACTORS = ("steps", "rate", "recipe", "engine")
 
@@ -55,6 +58,12 @@ class _Network(TrainedNetworks):
     def recorded(self) -> list[int]:
         """The steps at which it has losses: batch normalisation has none before the first."""
         return sorted(self.rows.filter(quantity="train_loss")["step"].unique())
+
+    @cached_property
+    def quantities(self) -> list[str]:
+        """The losses and errors that it has: those of a validation part only where one was held out."""
+        found = {*OUTCOMES, *self.rows["quantity"]}
+        return [name for name in _OUTCOMES if name in found]
 
     @property
     def told(self) -> dict[str, Any]:
@@ -95,7 +104,8 @@ def curves(readings: Readings) -> pl.DataFrame:
 
     Returns:
         Columns cell, design, norm, width (of the first stage), layers (of weights), `engine`, `quantity` (`train_loss`,
-        `train_error`, `test_loss`, `test_error`), `step`, `n` seeds, and over them the `median`, the `least` and the
+        `train_error`, `test_loss`, `test_error`; between them `validation_loss` and `validation_error` where images
+        were held out), `step`, `n` seeds, and over them the `median`, the `least` and the
         `most`.
 
     Raises:
@@ -104,7 +114,7 @@ def curves(readings: Readings) -> pl.DataFrame:
     rows = [
         {**network.told, "quantity": quantity, "step": step, **_band(network.outcomes(quantity, step))}
         for network in _networks(readings)
-        for quantity in OUTCOMES
+        for quantity in network.quantities
         for step in network.recorded
     ]
     return pl.DataFrame(rows, schema={**_TOLD, "quantity": pl.String, "step": pl.Int64, "n": pl.Int64, **_BAND})
@@ -130,7 +140,7 @@ def final(readings: Readings) -> pl.DataFrame:
             **_band(network.outcomes(quantity, network.steps)),
         }
         for network in _networks(readings)
-        for quantity in OUTCOMES
+        for quantity in network.quantities
     ]
     counts = {"steps": pl.Int64, "rate": pl.Float64, "stopped": pl.Int64, "quantity": pl.String, "n": pl.Int64}
     return pl.DataFrame(rows, schema={**_TOLD, **counts, **_BAND})
@@ -166,7 +176,7 @@ def paired(readings: Readings) -> pl.DataFrame:
             **difference(one, other, quantity),
         }
         for compared, one, other in pairs(_networks(readings))
-        for quantity in OUTCOMES
+        for quantity in one.quantities
     ]
     words = {"compared": pl.String, "cell": pl.String, "design": pl.String, "layers": pl.Int64, "against": pl.String}
     more = {"against_layers": pl.Int64, "engine": pl.String, "quantity": pl.String, "n": pl.Int64}
@@ -227,7 +237,8 @@ def _finding(
     errors = difference(one, other, "train_error")
     said = (
         f"{change}, the training loss after {one.steps:,} steps changes by {signed(losses)} nats, the training error "
-        f"by {signed(errors, 100)} percentage points ({losses['n']} pairs).{stops(one, other)}"
+        f"by {signed(errors, 100)} percentage points ({losses['n']} pairs).{within_margin(verdict, losses)}"
+        f"{stops(one, other)}"
     )
     few = f" A verdict needs {LEAST} pairs: train more seeds." if losses["n"] < LEAST else ""
     return Finding(

@@ -48,6 +48,7 @@ from skipscope.outcomes import (
     signed,
     stops,
     with_interval,
+    within_margin,
 )
 from skipscope.readings import Readings, require_readings
 from skipscope.spec import Norm
@@ -367,12 +368,13 @@ def _degradation(line: list[_Network], tried: list[float]) -> Finding:
     shallow, deep = line[0], line[-1]
     losses = difference(deep, shallow, "train_loss")
     errors = difference(deep, shallow, "train_error")
+    verdict = degraded(losses, least=PAIRS)
     said = (
         f"From {shallow.spec.depth} to {deep.spec.depth} weight layers of {_subject(deep)}, the training loss after "
         f"{deep.steps} steps changes by {signed(losses)} nats, the training error by {signed(errors, 100)} "
-        f"percentage points ({losses['n']} pairs).{stops(shallow, deep)}{_rate(tried, deep)}"
+        f"percentage points ({losses['n']} pairs).{within_margin(verdict, losses)}{stops(shallow, deep)}"
+        f"{_rate(tried, deep)}"
     )
-    verdict = degraded(losses, least=PAIRS)
     return _finding("degradation", deep, verdict, _few(said, losses), losses_of(deep, shallow))
 
 

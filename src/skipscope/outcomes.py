@@ -41,6 +41,7 @@ __all__ = [
     "signed",
     "stops",
     "with_interval",
+    "within_margin",
 ]
 
 MARGIN = 0.05
@@ -232,6 +233,13 @@ def stops(*networks: TrainedNetworks) -> str:
         if network.stopped
     ]
     return f" The loss of {' and of '.join(told)} stopped being a number; they count as guessing." if told else ""
+
+
+def within_margin(verdict: Verdict, losses: Mapping[str, Any]) -> str:
+    """A sentence where networks do not degrade though their loss is certainly higher; else nothing."""
+    if verdict != "does not degrade" or losses["low"] is None or losses["low"] <= 0:
+        return ""
+    return f" That is less than the {MARGIN:g} nats from which networks are said to train worse."
 
 
 def signed(found: Mapping[str, Any], scale: float = 1.0) -> str:

@@ -380,9 +380,9 @@ LEARNING: dict[str, Quantity] = {
         scope="network",
         symbol=f"{symbol}, {part}",
         unit=unit,
-        about=f"{about} of the whole {'training' if part == 'train' else 'test'} part, in inference.",
+        about=f"{about} of the whole {told} part, in inference.",
     )
-    for part in ("train", "test")
+    for part, told in (("train", "training"), ("validation", "validation"), ("test", "test"))
     for what, symbol, unit, about in (
         ("loss", "L", "of the loss", "The loss"),
         ("error", "error", "share of samples", "The share of wrong answers"),

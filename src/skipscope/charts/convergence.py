@@ -1,7 +1,9 @@
 """The chart of study `train`, in the form of He et al. 2015, Fig. 6: training and test error over the steps.
 
+Where images were held out, the error on them stands between the two.
+
 The table is that of `skipscope.convergence`; here it gets its panels and the labels of its lines. How the curves look
-is said in degradation.py, where the same two errors are drawn.
+is said in degradation.py, where errors are drawn of any study.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ from skipscope.readings import Readings
 
 __all__ = ["training_curves", "training_curves_data"]
 
-_PARTS = {"train_error": "training", "test_error": "test"}
+_PARTS = {"train_error": "training", "validation_error": "validation", "test_error": "test"}
 
 
 def training_curves_data(readings: Readings) -> pl.DataFrame:
-    """What `training_curves` draws: `skipscope.convergence.curves` of both errors.
+    """What `training_curves` draws: `skipscope.convergence.curves` of the errors.
 
     Returns:
         Its columns, with `part`, `panel` (what networks of several depths have in common), `label` (layers), and the
@@ -45,6 +47,7 @@ _SAID = {"norm": "{} norm", "width": "width {}", "engine": "{}"}
 def training_curves(readings: Readings, *, columns: int = 2) -> alt.FacetChart:
     """Training error (thin, dashed) and test error (bold) over the steps: a panel a kind of network, a colour a depth.
 
+    The error on images that were held out, if some were, is dotted.
     The lines are medians over seeds, the bands go from the least to the most.
 
     Args:

@@ -97,11 +97,11 @@ def learning_curves(readings: Readings, *, columns: int = 2) -> alt.FacetChart:
 
 
 def error_curves(table: pl.DataFrame, told: str, *, columns: int) -> alt.FacetChart:
-    """Training and test error over the steps, of the table of any study that has them.
+    """Training and test error over the steps, with that of a validation part, of any study's table that has them.
 
     Args:
-        table: columns `panel`, `label`, `layers`, `part` (training or test), `step`, `n`, and of the error `mean`,
-            `low` and `high`: the line, and the band around it.
+        table: columns `panel`, `label`, `layers`, `part` (training, validation or test), `step`, `n`, and of the error
+            `mean`, `low` and `high`: the line, and the band around it.
         told: what the line and the band are.
         columns: panels in a row.
     """
@@ -109,10 +109,12 @@ def error_curves(table: pl.DataFrame, told: str, *, columns: int) -> alt.FacetCh
     x, colours = _steps(table), _depths(table)
     base = alt.Chart().encode(x=x, color=colours, detail="part:N")
     y = alt.Y("mean:Q", **height)
-    test, train = (base.transform_filter(f"datum.part === '{part}'") for part in ("test", "training"))
+    train, held, test = (base.transform_filter(f"datum.part === '{part}'") for part in _LOOKS)
+    validated = "validation" in set(table["part"])
     layers = [
         base.mark_area(opacity=0.15, clip=True).encode(y=alt.Y("low:Q", **height), y2="high:Q"),
         train.mark_line(strokeWidth=1.1, strokeDash=[4, 2], clip=True).encode(y=y),
+        *([held.mark_line(strokeWidth=1.6, strokeDash=[1, 3], clip=True).encode(y=y)] if validated else []),
         test.mark_line(strokeWidth=2.2, clip=True).encode(y=y).add_params(zoom(["x", "y"])),
         _ends(y),
         _points(base, y, part="error", value="error"),
@@ -122,10 +124,18 @@ def error_curves(table: pl.DataFrame, told: str, *, columns: int) -> alt.FacetCh
         _curve_rows(table, part=pl.col("part")),
         in_order(table["panel"]),
         columns=columns,
-        title="Training and test error over the steps",
-        subtitle=[f"thin, dashed: training; bold: test; {told}"],
+        title=f"Training{', validation' if validated else ''} and test error over the steps",
+        subtitle=["; ".join([f"{look}: {part}" for part, look in _looks(table).items()] + [told])],
         description=_curve_words(table.filter(part="training"), "Training error", percent),
     )
+
+
+_LOOKS = {"training": "thin, dashed", "validation": "dotted", "test": "bold"}
+
+
+def _looks(table: pl.DataFrame) -> dict[str, str]:
+    """How the line of each part that there is looks."""
+    return {part: look for part, look in _LOOKS.items() if part in set(table["part"])}
 
 
 def gradient_curves_data(readings: Readings, quantity: str = "gradient_norm") -> pl.DataFrame:
@@ -184,12 +194,13 @@ def _errors(table: pl.DataFrame) -> Shared:
 
 def _steps(table: pl.DataFrame) -> alt.X:
     """Up to a little beyond the last step, where the number of layers stands."""
-    end = 1.14 * max(1, int(str(table["step"].max())))
+    last = max(1, int(str(table["step"].max())))
+    end = 1.14 * last
     return alt.X(
         "step:Q",
         title="step",
         scale=alt.Scale(domain=[0, float(f"{end:.4g}")], nice=False),
-        axis=alt.Axis(grid=False, tickCount=6, format="d"),
+        axis=alt.Axis(grid=False, tickCount=min(6, last), tickMinStep=1, format="d"),
     )
 
 

@@ -67,7 +67,18 @@ VERBS: tuple[click.Command, ...] = (
 """Every command of the command line."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _InOrder(click.Group):
+    """Verbs in the order of `VERBS`, each with the whole first sentence of its help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [verb.name for verb in VERBS if verb.name]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(str(verb.name), verb.get_short_help_str(limit=1000)) for verb in VERBS])
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="skipscope", message="%(prog)s %(version)s")
 def cli() -> None:
     """Measure what depth and skip connections do to a neural network."""

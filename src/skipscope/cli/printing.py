@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import polars as pl
 
+from skipscope import words
 from skipscope.cli.options import Format
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def progress(what: str, quiet: bool, unit: str = "networks") -> Iterator[Progres
 
     class Rate(TextColumn):
         def render(self, task: Task) -> Text:
-            return Text("" if not task.speed else f"{_number(task.speed)}/s")
+            return Text("" if not task.speed else f"{words.number(task.speed)}/s")
 
     counted = (MofNCompleteColumn(), TextColumn(unit))
     columns = (TextColumn(what), BarColumn(), *counted, Rate(""), TimeRemainingColumn())

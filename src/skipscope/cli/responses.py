@@ -109,7 +109,7 @@ _TRAINING = ("steps", "rate", "train_batch", "seeds", "seed", "jobs", "folder")
 @click.option("--train-batch", type=int, default=64, show_default=True, help="Images a step.")
 @study("responses", title="Responses of layers", shown=_shown, seeds=5, folder=True)
 def responses(*, steps: int, rate: float, train_batch: int, order: str, **asked: Any) -> Readings:
-    """How strongly every layer responds (the paper's Fig. 7): of files of weights, or of networks trained for it.
+    """How strongly every layer responds (the paper's figure 7): of files of weights, or of networks trained for it.
 
     With --weights alone, by gamma and beta: no data. With --data too, measured beside it. Without --weights networks
     are trained first (--steps 0: not).

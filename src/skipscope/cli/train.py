@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import functools
 import os
 import tempfile
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _OUTCOMES = {
     "train_loss": "training loss",
     "train_error": "training error",
+    "validation_loss": "validation loss",
+    "validation_error": "validation error",
     "test_loss": "test loss",
     "test_error": "test error",
 }
@@ -60,7 +63,7 @@ def _overview(curves: pl.DataFrame) -> pl.DataFrame:
         "layers",
         "step",
         pl.col("n").alias("seeds"),
-        *[pl.col(key).alias(to) for key, to in _OUTCOMES.items()],
+        *[pl.col(key).alias(to) for key, to in _OUTCOMES.items() if key in wide.columns],
     )
 
 
@@ -71,7 +74,11 @@ def _overview(curves: pl.DataFrame) -> pl.DataFrame:
 @click.option("--train-images", type=int, help="Train on so many of the images, the first; all if not given.")
 @click.option("--test-images", type=int, help="Test on so many, likewise.")
 @click.option(
-    "--validation", type=int, default=0, show_default=True, help="Images of the training part not to train on."
+    "--validation",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Images of the training part to hold out; loss and error on them are told beside the others.",
 )
 @click.option(
     "--normalise",
@@ -119,7 +126,7 @@ def train(
     save: Path | None,
     **asked: Any,
 ) -> None:
-    """Train networks of the paper by its recipe: loss and error on both parts, over the steps.
+    """Train networks of the paper by its recipe: loss and error on every part, over the steps.
 
     Momentum 0.9, weight decay 1e-4, a tenth of the rate from half of the steps on and a hundredth from three quarters;
     from 110 layers on a warm-up at 0.01. Networks are made to fit the images. --spec may be given several times.
@@ -133,12 +140,13 @@ def train(
     outputs.check(out, page, again)
     _require_apart(checkpoint, specs, out, page)
     if save is not None:
-        _check_saved(save, specs, chosen, overwrite, done)
+        outputs.check_file("--save", save, ".safetensors", overwrite=True)
     require_int("--steps", asked["steps"], least=1)
     ways = _ways(**{name: asked.pop(name) for name in _OF_TORCH}, engine=asked["engine"])
     images = _images(**{name: asked.pop(name) for name in _IMAGES})
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     given |= {"checkpoint": checkpoint, "save": save, "ways": ways}
+    given["check"] = functools.partial(_check_saved, overwrite=overwrite, done=done)
     with keeping(checkpoint), printing.progress("training", quiet, "steps") as progress:
         readings = studies.train(specs, data=images, seeds=chosen, progress=progress, **given)
     if not overwrite:
@@ -253,16 +261,13 @@ def _require_apart(checkpoint: Path | None, specs: list[str], *written: Path | N
             )
 
 
-def _check_saved(save: Path, specs: list[str], seeds: range, overwrite: bool, done: Mapping[str, _State]) -> None:
+def _check_saved(files: Mapping[tuple[str, int], Path], *, overwrite: bool, done: Mapping[str, _State]) -> None:
     """Whether weights can be written there, before there are any; what a network that is `done` left may be there.
 
     Raises:
         InputError: one file cannot.
     """
-    from skipscope.studies.train import weights_files
-
-    outputs.check_file("--save", save, ".safetensors", overwrite=True)
-    for (name, seed), file in weights_files(save, specs, seeds).items():
+    for (name, seed), file in files.items():
         left = name in done and _is_left_by(done[name], seed, file)
         outputs.check_file("--save", file, ".safetensors", overwrite or left)
 

@@ -95,13 +95,16 @@ def _network(row: dict[str, Any]) -> str:
 def _answer(final: pl.DataFrame, findings: list[Finding]) -> str:
     """The errors after the last step, then the verdicts."""
     errors = final.filter(quantity="train_error")
-    test = dict(final.filter(quantity="test_error").select("cell", "median").iter_rows())
+    others = ["validation_error", "test_error"] if _held_out(final) else ["test_error"]
+    found = {name: dict(final.filter(quantity=name).select("cell", "median").iter_rows()) for name in others}
     told = [
-        f"{row['design']} of {row['layers']} layers {_share(row['median'])} ({_share(test[row['cell']])})"
+        f"{row['design']} of {row['layers']} layers {_share(row['median'])} "
+        f"({', '.join(_share(found[name].get(row['cell'])) for name in others)})"
         for row in errors.iter_rows(named=True)
     ]
+    titles = ", ".join(_TITLES[name] for name in others)
     verdicts = [f"{capital(_VERDICTS[finding.verdict, finding.rule])} ({finding.subject})." for finding in findings]
-    return " ".join([f"Training error after the last step (test error): {joined(told)}.", *verdicts])
+    return " ".join([f"Training error after the last step ({titles}): {joined(told)}.", *verdicts])
 
 
 _VERDICTS = {
@@ -134,6 +137,17 @@ def _claim(finding: Finding, spec: Spec) -> Claim:
     )
 
 
+def _held_out(table: pl.DataFrame) -> bool:
+    """Whether images of the training part were held out."""
+    return "validation_error" in set(table["quantity"])
+
+
+_VALIDATION = (
+    "The validation part is of the training images, and was not trained on. Nothing here is chosen by it: it tells how "
+    "well networks do on images of the same source that they did not see, as the test part does."
+)
+
+
 def _limits(final: pl.DataFrame) -> tuple[str, ...]:
     steps = joined(f"{count:,}" for count in final["steps"].unique().sort())
     return (
@@ -141,6 +155,7 @@ def _limits(final: pl.DataFrame) -> tuple[str, ...]:
         f"channels; these ran for {steps} steps, with drops of the rate scaled to that. What looks like degradation "
         "after few steps may be slowness.",
         "One learning rate is used for all networks, as in the paper: another one might suit a depth better.",
+        *([_VALIDATION] if _held_out(final) else []),
     )
 
 
@@ -148,15 +163,18 @@ def _limits(final: pl.DataFrame) -> tuple[str, ...]:
 
 
 def _curves(readings: Readings) -> Figure:
+    table = charts.training_curves_data(readings)
+    held = _held_out(table)
     return Figure(
-        name="Training and test error over the steps",
+        name=f"Training{', validation' if held else ''} and test error over the steps",
         chart=charts.training_curves(readings),
         caption=(
-            "Thin, dashed: training error; bold: test error, of the whole sets in inference; the number at the end of "
+            f"Thin, dashed: training error;{' dotted: validation error;' if held else ''} bold: test error, of the "
+            "whole sets in inference; the number at the end of "
             "a line is that of weight layers; medians over seeds, with the least and the most. Before the first step "
             "batch normalisation has no averages to infer by, and there is no error."
         ),
-        table=charts.training_curves_data(readings).select(
+        table=table.select(
             pl.col("panel").alias("network"),
             "layers",
             pl.col("part").alias("of"),
@@ -172,6 +190,8 @@ def _curves(readings: Readings) -> Figure:
 _TITLES = {
     "train_loss": "training loss",
     "train_error": "training error",
+    "validation_loss": "validation loss",
+    "validation_error": "validation error",
     "test_loss": "test loss",
     "test_error": "test error",
 }

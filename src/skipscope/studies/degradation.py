@@ -36,7 +36,7 @@ from skipscope.outcomes import TrainedNetworks, networks_of
 from skipscope.readings import Readings
 from skipscope.spec import Norm, Order
 from skipscope.studies.gather import kept
-from skipscope.studies.learning import Trial, learn, round_of
+from skipscope.studies.learning import Trial, learn, require_held, round_of
 from skipscope.studies.named import listed, listed_depths
 from skipscope.training import Recipe
 
@@ -130,6 +130,7 @@ def degradation(
         **fields,
     )
     grid = _grid(rates)
+    require_held(trials, seeds, jobs=jobs)
     known = require_seeds(seeds)
     count = require_int("tuning", tuning, least=1) if len(grid) > 1 else 0
     told = _Told(progress, len(trials) * (len(known) + len(grid) * count))

@@ -43,7 +43,7 @@ from skipscope.readings import Readings
 from skipscope.spec import Spec
 from skipscope.studies import room
 from skipscope.studies.gather import gather, kept, planned
-from skipscope.studies.learning import Trial, learn, round_of
+from skipscope.studies.learning import Trial, learn, require_held, round_of
 from skipscope.studies.named import listed
 from skipscope.training import Recipe
 
@@ -178,7 +178,6 @@ def identity(
         InputError: a scale, a depth, a design, a rate or the width makes no sense, nothing is left to measure, or the
             folder holds something else.
     """
-    known = draws.require_seeds(seeds)
     blocks = _block_cells(_numbers("scales", scales), layers, width)
     trials = _trials(
         names=listed("designs", designs, IDENTITY_DESIGNS),
@@ -190,13 +189,16 @@ def identity(
     )
     if not blocks and not trials:
         raise InputError("scales and depths are both empty: nothing is left to measure; give at least one of them.")
-    first, whole = len(blocks) * len(known), (len(blocks) + len(trials)) * len(known)
-    at_once: dict[str, Any] = {
+    needed: dict[str, Any] = {
         "numbers": lambda cell: room.numbers(cell.spec, 1) + 4 * width * width,
         "readings": lambda cell: 3 * width + 2,
-        "chunk": chunk,
         "jobs": 1,
     }
+    room.require_room(blocks, seeds=room.count(seeds), **needed)
+    require_held(trials, seeds, jobs=jobs)
+    known = draws.require_seeds(seeds)
+    first, whole = len(blocks) * len(known), (len(blocks) + len(trials)) * len(known)
+    at_once = {**needed, "chunk": chunk}
 
     def plan() -> dict[str, Any]:
         return {

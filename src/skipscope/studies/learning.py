@@ -27,11 +27,11 @@ from skipscope.protocol import sites_of
 from skipscope.quantities import LEARNING, QUANTITIES
 from skipscope.readings import Readings
 from skipscope.spec import Spec
-from skipscope.studies.gather import NOWHERE, Work, gather, kept, planned
-from skipscope.studies.room import numbers, sites
+from skipscope.studies.gather import NOWHERE, Work, gather, kept, planned, require_jobs
+from skipscope.studies.room import count, numbers, require_room, sites
 from skipscope.training import TRAINING_QUANTITIES, Recipe, Trained, require_fit, train
 
-__all__ = ["STOPPED", "After", "Trial", "learn", "learn_in", "loaded", "round_of", "stops_of"]
+__all__ = ["STOPPED", "After", "Trial", "learn", "learn_in", "loaded", "require_held", "round_of", "stops_of"]
 
 After = Callable[["Trial", Any, Trained], Readings]
 """What is looked at when a trial is trained, with its data set: top-level functions or frozen values, so that they can
@@ -129,6 +129,16 @@ def round_of(trials: Sequence[Trial], seeds: int | Iterable[int], *, chunk: int 
         require_fit(trial.spec, loaded(trial.data, trial.data_seed, images=trial.spec.images), trial.recipe)
     how: dict[str, Any] = {"chunk": chunk, "jobs": jobs}
     return planned(trials, seeds, numbers=_numbers, readings=_readings, described=_described, **how)
+
+
+def require_held(trials: Sequence[Trial], seeds: int | Iterable[int], *, jobs: int) -> None:
+    """Refuse more seeds than memory can hold the readings of, for whoever lists them before `learn` does.
+
+    Raises:
+        InputError: it is too much, or the jobs make no sense.
+    """
+    require_jobs(jobs)
+    require_room(trials, seeds=count(seeds), jobs=jobs, numbers=_numbers, readings=_readings)
 
 
 def _learn(trial: Trial, seeds: tuple[int, ...]) -> Readings:

@@ -7,7 +7,7 @@ Networks are trained one after another, each with all its seeds, and each goes o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,19 +19,18 @@ from skipscope.engines import pretrained
 from skipscope.engines.numpy_engine import NumpyNetwork, build
 from skipscope.errors import InputError, choose, require_int, require_type
 from skipscope.files import as_path, check_writable
-from skipscope.quantities import LEARNING, QUANTITIES
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 from skipscope.studies import room
 from skipscope.studies.learning import stops_of
 from skipscope.studies.named import Specs, family_of, specs_of
-from skipscope.training import TRAINING_QUANTITIES, Recipe, Trained, Ways, require_fit
+from skipscope.training import Recipe, Trained, Ways, measured_by_default, require_fit
 from skipscope.training import train as trained_by
 
 if TYPE_CHECKING:
     from skipscope.engines.torch_engine import TorchNetwork
 
-__all__ = ["ENGINES", "Engine", "checkpoint_files", "train", "weights_files"]
+__all__ = ["ENGINES", "Engine", "checkpoint_files", "train"]
 
 Engine = Literal["numpy", "torch"]
 ENGINES = ("numpy", "torch")
@@ -67,6 +66,7 @@ def train(
     checkpoint: Place = None,
     every: int = 100,
     save: Place = None,
+    check: Callable[[Mapping[tuple[str, int], Path]], None] | None = None,
     jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
     **fields: Any,
@@ -76,7 +76,8 @@ def train(
     Args:
         specs: names of networks (`"cifar-20"`, `"cifar-56-plain"`, see `skipscope.designs.spec_named`), which are made
             to fit the images; or specs of one's own by what they are called.
-        data: images, e.g. of `skipscope.data.load_images`; or the name of a set, as it is loaded with seed 0.
+        data: images, e.g. of `skipscope.data.load_images`; or the name of a set, as it is loaded with seed 0. Where
+            they have a validation part, its loss and error are measured as well; nothing is chosen by them.
         width: channels of the first stage of networks given by name, if not the paper's.
         steps: of training; the recipe's drops and warm-up are scaled with them (see `skipscope.training.Recipe.cifar`).
         batch: images a step.
@@ -91,6 +92,8 @@ def train(
         save: a file of safetensors for the trained weights, as `skipscope.engines.pretrained.load` reads it; with
             several networks or seeds each has its own, whose name ends in the network's and in `-seed3`. A file that is
             there is replaced.
+        check: called before any training with the file of every network and seed, to refuse one that is to be left
+            alone.
         jobs: threads, as for `skipscope.training.train`.
         progress: called with how many steps are done, of all networks, and how many there are.
         **fields: further fields of networks given by name, e.g. `shortcut_gain=0.5` or `dtype="float64"`.
@@ -110,10 +113,12 @@ def train(
     require_int("steps", steps, least=1)
     require_int("record", record, least=1)
     require_int("every", every, least=0)
-    _require_room(cases, room.count(seeds), record)
+    _require_room(cases, room.count(seeds), record, len(measured_by_default(images)))
     known = require_seeds(seeds)
     build_on = _builder(engine, ways)
     places, files = _files(cases, known, checkpoint, save)
+    if check is not None:
+        check(files)
     found = []
     for index, case in enumerate(cases):
         trained = trained_by(
@@ -121,7 +126,6 @@ def train(
             images,
             case.recipe,
             record=record,
-            quantities={name: (QUANTITIES | LEARNING)[name] for name in TRAINING_QUANTITIES},
             factors=case.factors | ({"engine": "numpy"} if engine == "numpy" else {}),
             checkpoint=places.get(case.name),
             every=every,
@@ -167,18 +171,19 @@ def _cases(specs: Specs, images: Images, *, steps: int, batch: int, rate: float,
 
 
 def _described(images: Images) -> str:
-    """The set, how many images of it, and a name for all that networks are shown."""
+    """The set, how many images of it are trained on and held out, and a name for all that networks are shown."""
+    held = "" if images.validation is None else f" and {images.validation.size:,} held out"
     varied = ", augmented" if images.augmentation != Augmentation() else ""
-    return f"{images.name}, {images.train.size:,} images{varied}, {images.digest}"
+    return f"{images.name}, {images.train.size:,} images{held}{varied}, {images.digest}"
 
 
-def _require_room(cases: list[_Case], seeds: int, record: int) -> None:
+def _require_room(cases: list[_Case], seeds: int, record: int, quantities: int) -> None:
     room.require_room(
         cases,
         seeds=seeds,
         jobs=1,
         numbers=lambda case: seeds * room.numbers(case.spec, case.batch),  # all are measured at once
-        readings=lambda case: (record + 1) * len(TRAINING_QUANTITIES),
+        readings=lambda case: (record + 1) * quantities,
     )
 
 
@@ -222,7 +227,7 @@ def _files(
     """
     names = [case.name for case in cases]
     places = {} if checkpoint is None else checkpoint_files(as_path(checkpoint), names)
-    files = {} if save is None else weights_files(as_path(save), names, seeds)
+    files = {} if save is None else _weights_files(as_path(save), names, seeds)
     if files:
         for case in cases:
             pretrained.require_named(case.spec)
@@ -243,7 +248,7 @@ def checkpoint_files(path: Path, names: Iterable[str]) -> dict[str, Path]:
     return {name: _named(path, name, len(known) > 1) for name in known}
 
 
-def weights_files(path: Path, names: Iterable[str], seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
+def _weights_files(path: Path, names: Iterable[str], seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
     """Where the weights of every network and seed go: to the file itself if there is one alone."""
     known = list(dict.fromkeys(names))
     return {

@@ -24,7 +24,7 @@ from skipscope.training.descent import Stopped
 from skipscope.training.evaluation import evaluate
 from skipscope.training.fit import loss_of, require_fit
 from skipscope.training.recipe import CIFAR_RECIPE, Recipe
-from skipscope.training.run import TRAINING_QUANTITIES, Progress, Trained, train
+from skipscope.training.run import TRAINING_QUANTITIES, Progress, Trained, measured_by_default, train
 from skipscope.training.ways import Ways
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Ways",
     "evaluate",
     "loss_of",
+    "measured_by_default",
     "require_fit",
     "train",
 ]

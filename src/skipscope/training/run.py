@@ -31,7 +31,7 @@ from skipscope.training.ways import Ways
 if TYPE_CHECKING:
     from skipscope.engines.torch_engine import TorchNetwork
 
-__all__ = ["TRAINING_QUANTITIES", "Progress", "Trained", "train"]
+__all__ = ["TRAINING_QUANTITIES", "Progress", "Trained", "measured_by_default", "train"]
 
 Progress = Callable[[int, int], None]
 """Called with how many steps are done, and how many there are."""
@@ -47,6 +47,8 @@ TRAINING_QUANTITIES = (
     "weight_grad_first_last",
 )
 """What `train` measures of a network, of `QUANTITIES` and `LEARNING`, where nothing else is asked for."""
+
+_VALIDATION = ("validation_loss", "validation_error")
 
 _STRETCH = 32  # steps that one group takes before the next has its turn
 
@@ -92,9 +94,10 @@ def train(
             network learns `Images`, e.g. of `skipscope.data.load_images`.
         recipe: how.
         record: how often to measure, evenly from the beginning to the end, both included; or after which steps.
-        quantities: what to measure, of `QUANTITIES` and `LEARNING`; `TRAINING_QUANTITIES` if not given. Losses and
-            errors are of the whole training and test part, in inference (undefined before the first step where batch
-            normalisation has no averages yet); all others of one fixed mini-batch of the training part.
+        quantities: what to measure, of `QUANTITIES` and `LEARNING`; if not given `TRAINING_QUANTITIES`, with loss and
+            error of the validation part where `data` has one. Losses and errors are of a whole part, in inference
+            (undefined before the first step where batch normalisation has no averages yet); all others of one fixed
+            mini-batch of the training part.
         sites: patterns of the sites to report; None is all.
         factors: columns for the table of cells.
         checkpoint: a file that holds the state; where it is there, training goes on from it.
@@ -119,7 +122,7 @@ def train(
         require_type("ways", ways, Ways, "Ways(device='cpu') is one")
     between = require_int("every", every, least=0)
     hands = require_int("jobs", jobs, least=1)
-    recorded, chosen = _steps(record, recipe.steps), _chosen(quantities)
+    recorded, chosen = _steps(record, recipe.steps), _chosen(quantities, data)
     run = _Run(network, data, recipe, recorded, chosen, sites, factors or {}, hands, ways)
     if checkpoint is not None:
         run.resume(files.check_writable(checkpoint, overwrite=True))
@@ -152,9 +155,22 @@ def _steps(record: int | Iterable[int], steps: int) -> frozenset[int]:
     return frozenset(round(steps * part / count) for part in range(count + 1))
 
 
-def _chosen(quantities: Mapping[str, Quantity] | None) -> Mapping[str, Quantity]:
+def _chosen(quantities: Mapping[str, Quantity] | None, data: Dataset | Images) -> Mapping[str, Quantity]:
+    if quantities is not None:
+        return quantities
     measured = QUANTITIES | LEARNING
-    return {name: measured[name] for name in TRAINING_QUANTITIES} if quantities is None else quantities
+    return {name: measured[name] for name in measured_by_default(data)}
+
+
+def measured_by_default(data: Dataset | Images) -> tuple[str, ...]:
+    """What `train` measures of networks that learn these data, where nothing else is asked for."""
+    return TRAINING_QUANTITIES + (_VALIDATION if "validation" in _parts(data) else ())
+
+
+def _parts(data: Dataset | Images) -> tuple[str, ...]:
+    """What losses and errors there are of."""
+    held_out = isinstance(data, Images) and data.validation is not None
+    return ("train", "validation", "test") if held_out else ("train", "test")
 
 
 # ----------------------------------------------------------------------------------------------------------- one run
@@ -246,7 +262,7 @@ class _Run:
         facts = {}
         # Batch normalisation that has seen no batch has no averages to infer by: its losses are undefined, not bad.
         blind = bool(network.running) and self.step == 0
-        for name in ("train", "test"):
+        for name in _parts(self.data):
             if not blind and {f"{name}_loss", f"{name}_error"} & self.plan.quantities.keys():
                 facts[f"{name}_loss"], error = self.descent.evaluate(shown.pieces(name, size=EVALUATED), loss)
                 if error is not None:
