@@ -136,6 +136,13 @@ def test_a_trained_network_replaces_nothing_of_somebody_else(
     assert (here / f"own{Path(name).suffix}").read_bytes() == own
 
 
+def test_what_is_held_out_is_told_beside_the_other_parts(succeeded: Callable[..., str]):
+    without = succeeded(*ONE, "--quiet")
+    held = succeeded(*ONE, "--validation", "100", "--quiet")
+    assert "validation error" in held
+    assert "validation" not in without
+
+
 def test_every_option_reaches_the_study(run: Callable[..., Any]):
     with mock.patch.object(studies, "train", side_effect=KeyboardInterrupt) as study:
         run(
@@ -147,6 +154,7 @@ def test_every_option_reaches_the_study(run: Callable[..., Any]):
         )
     given = dict(study.call_args.kwargs)
     images = given.pop("data")
+    assert callable(given.pop("check"))  # of the files that weights go to
     assert study.call_args.args == (["cifar-8", "cifar-8-plain"],)
     assert given == {
         "width": 9,
