@@ -275,7 +275,7 @@ def _arrangement(known: Sequence[str], order: Sequence[str]) -> str:
 
 
 def _parts_of(spec: Spec) -> Any:
-    """The module that makes its parts; that of images is a twentieth of `import skipscope`, and most need it not."""
+    """The module that makes its parts; that of images is imported for images alone, as it takes its time."""
     if not spec.images:
         return parts
     from skipscope.engines import parts_images
