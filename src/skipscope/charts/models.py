@@ -121,7 +121,8 @@ def twin_losses(readings: Readings, *, columns: int = 1) -> alt.FacetChart:
     """
     table = twin_losses_data(readings)
     require_int("columns", columns, least=1)
-    first, last = int(str(table["step"].min())), int(str(table["step"].max()))
+    steps = [0] if table.is_empty() else table["step"].to_list()  # of no finite loss there is nothing to draw
+    first, last = min(steps), max(steps)
     beside = 0.03 * max(1, last - first)  # so that no point is cut in half
     # Ticks at whole steps alone: a few steps would else be labelled 0 1 1 2 2, whatever the smallest step of ticks is.
     whole = alt.Axis(tickCount=min(10, max(1, last - first)), tickMinStep=1, grid=False, format="d")
