@@ -11,7 +11,8 @@ import pytest
 
 from skipscope import InputError, Readings, Spec, charts, convergence, report, studies
 from skipscope.convergence import LEAST
-from skipscope.outcomes import MARGIN
+from skipscope.data import load_images
+from skipscope.outcomes import MARGIN, OUTCOMES
 from skipscope.report import Claims
 
 
@@ -146,6 +147,24 @@ def test_the_chart_draws_the_table(measured: Readings):
     both = drawn.join(table, on=["panel", "label", "part", "step"])
     np.testing.assert_allclose(both["mean"], both["mean_right"], rtol=1e-5)  # six digits are drawn
     assert "median of 4 seeds" in chart["title"]["subtitle"][0]
+
+
+def test_where_images_were_held_out_loss_and_error_on_them_stand_beside_the_others(measured: Readings):
+    held = load_images("digits", seed=0, validation=147)
+    readings = studies.train(["cifar-8", "cifar-14"], width=4, steps=4, batch=16, record=2, seeds=range(3), data=held)
+    for tabled in (convergence.curves, convergence.final, convergence.paired):
+        assert tabled(readings)["quantity"].unique(maintain_order=True).to_list() == list(convergence.TITLES)
+        assert tabled(measured)["quantity"].unique(maintain_order=True).to_list() == list(OUTCOMES)
+
+    assert set(charts.training_curves_data(readings)["part"]) == {"training", "validation", "test"}
+    chart: dict[str, Any] = charts.training_curves(readings).to_dict()
+    assert "dotted: validation" in chart["title"]["subtitle"][0]
+    filters = [one["filter"] for layer in chart["spec"]["layer"] for one in layer.get("transform", [])]
+    assert "datum.part === 'validation'" in filters
+
+    (section,) = report.sections_of(readings)
+    assert "(validation error, test error)" in section.answer
+    assert "The validation part is of the training images" in report.render([section], title="t", command="c")
 
 
 def test_the_section_says_what_the_findings_say(measured: Readings):

@@ -157,6 +157,9 @@ def test_degradation(difference: float, half: float, verdict: str):
     assert "From 6 to 20 weight layers of the plain design, with batch norm" in finding.statement
     assert finding.evidence.columns == ["seed", "plain, 20 layers", "plain, 6 layers"]
     assert f"{MARGIN:g}" in finding.threshold
+    # Who reads an interval above 0 beside "does not degrade" is told what it was held against.
+    told = "That is less than the 0.05 nats from which networks are said to train worse." in finding.statement
+    assert told == (verdict == "does not degrade" and difference > half)
 
 
 def test_fewer_pairs_than_a_verdict_needs():

@@ -34,6 +34,13 @@ def test_import_is_light():
     assert not packages & HEAVY
 
 
+def test_import_leaves_the_engines_for_later():
+    """Which is why it takes little more than NumPy and Polars do: see the benchmark of imports."""
+    code = "import skipscope; assert 'skipscope.engines.numpy_engine' not in sys.modules; skipscope.build"
+
+    assert "skipscope" in imported(code)
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
 def test_the_command_line_answers_without_heavy_imports(arguments: list[str]):
     packages = imported(command_line(*arguments))

@@ -149,7 +149,9 @@ def opened(path: Path, folder: Path) -> Visit:
 @pytest.fixture(scope="module")
 def readings() -> skipscope.Readings:
     flow = studies.flow(depth=8, width=12, features=6, seeds=range(30))
-    return flow + studies.notebook(seeds=range(30), depths=(5, 10))
+    # Of its panels some have a law and some have none.
+    highway = studies.highway(depth=8, width=12, features=6, seeds=range(30))
+    return flow + studies.notebook(seeds=range(30), depths=(5, 10)) + highway
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +164,7 @@ def visit(readings: skipscope.Readings, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_every_chart_is_drawn_and_fits(visit: Visit) -> None:
-    assert len(visit.found["charts"]) == 7
+    assert len(visit.found["charts"]) == 9
     for chart in visit.found["charts"]:
         assert chart["state"] == "drawn", chart
         assert chart["role"] == "img", chart

@@ -39,12 +39,20 @@ from skipscope.outcomes import (
 )
 from skipscope.readings import Readings, require_readings
 
-__all__ = ["LEAST", "curves", "final", "findings", "paired"]
+__all__ = ["LEAST", "TITLES", "curves", "final", "findings", "paired"]
 
 LEAST = 3
 """Seeds that a verdict needs."""
 
-_OUTCOMES = (*OUTCOMES[:2], "validation_loss", "validation_error", *OUTCOMES[2:])
+TITLES = {
+    "train_loss": "training loss",
+    "train_error": "training error",
+    "validation_loss": "validation loss",
+    "validation_error": "validation error",
+    "test_loss": "test loss",
+    "test_error": "test error",
+}
+"""The quantities that tell how a network came out, in words; those of a validation part are not always there."""
 
 _FACTORS = ("steps", "rate", "recipe", "engine")
 
@@ -63,7 +71,7 @@ class _Network(TrainedNetworks):
     def quantities(self) -> list[str]:
         """The losses and errors that it has: those of a validation part only where one was held out."""
         found = {*OUTCOMES, *self.rows["quantity"]}
-        return [name for name in _OUTCOMES if name in found]
+        return [name for name in TITLES if name in found]
 
     @property
     def told(self) -> dict[str, Any]:

@@ -144,10 +144,7 @@ def without_growth(what: str, found: Measured) -> Judged:
     if (begin["value"] == 0).any():
         said = f"The {what} of {found.subject} is 0 at {begin['site'][0]} already, {_WHERE[what]}."
         return "dead", said, begin
-    worst = _worst(found.parts(what))
-    if worst is None or (ends["call"] == 0).all():
-        return _unknown(what, found, "it does not reach an end of them, or was not measured there")
-    return _by_calls(what, worst, found)
+    return _unknown(what, found, "it does not reach an end of them, or was not measured there")
 
 
 _WHERE = {
@@ -217,23 +214,6 @@ def _listed(sites: pl.DataFrame) -> str:
 
 def _worst(parts: list[Part]) -> Part | None:
     return max(parts, key=lambda part: abs(math.log(part.factor)), default=None)
-
-
-def _by_calls(what: str, worst: Part, found: Measured) -> Judged:
-    """Where the last block is a further call of a module, and the ends are no sites: by the blocks and their calls."""
-    steps = counted(worst.rows.height - 1, "block")
-    said = (
-        f"In {found.subject}, whose last block is a further call of one, the {what} changes by a factor of "
-        f"{number(worst.factor)} from {worst.name} ({steps}, on {counted(found.samples, 'sample')}; without an "
-        "interval)."
-    )
-    verdict = _verdict(worst.factor, found.strict)
-    if verdict != "healthy":
-        return verdict, said, worst.rows
-    other = _of_parts([worst], worst, found) or _elsewhere(what, found)
-    if other is not None:
-        return other[0], f"{said} {other[1]}", other[2]
-    return "healthy" if found.samples >= found.enough else "cannot tell", said, worst.rows
 
 
 def _of_parts(parts: list[Part], worst: Part | None, found: Measured) -> Judged | None:

@@ -98,6 +98,18 @@ def test_help_lists_every_command(succeeded: Callable[..., str]):
         assert re.search(rf"^  {command} ", text, flags=re.MULTILINE)
 
 
+@pytest.mark.parametrize("columns", ["60", "80", "200"])
+def test_help_lists_commands_in_the_order_of_use_with_whole_sentences(process: Callable[..., Any], columns: str):
+    text = process("--help", env={"COLUMNS": columns}).communicate()[0].decode()
+    listed = text.partition("Commands:\n")[2]
+
+    assert re.findall(r"^  (\w+) ", listed, flags=re.MULTILINE) == [verb.name for verb in cli.VERBS]
+    assert "..." not in listed
+    for sentence in re.split(r"^  \w+ +", listed, flags=re.MULTILINE)[1:]:
+        assert sentence.count("(") == sentence.count(")"), sentence
+        assert sentence.rstrip().endswith((".", "?")), sentence
+
+
 def test_every_option_of_the_network_reaches_the_study(run: Callable[..., Any]):
     with mock.patch.object(studies, "flow", side_effect=KeyboardInterrupt) as flow:
         given = {

@@ -80,6 +80,31 @@ def test_the_weights_it_saves_are_those_that_it_trained(name: str, engine: Any, 
         assert error[0] == last if engine == "numpy" else abs(error[0] - last) < 1.5 / 450
 
 
+@pytest.mark.parametrize("engine", ["numpy", "torch"])
+def test_what_is_held_out_is_measured_and_not_trained_on(engine: Any, tmp_path: Path):
+    held = load_images("digits", seed=0, validation=147)
+    assert held.validation is not None
+    file = tmp_path / "w.safetensors"
+    found = studies.train(["cifar-8"], **SMALL, seeds=[3], data=held, engine=engine, save=file)
+    assert found.cells["data"].item() == f"digits, 1,200 images and 147 held out, {held.digest}"
+    assert set(found.rows["quantity"]) == {*TRAINING_QUANTITIES, "validation_loss", "validation_error"}
+
+    last = dict(found.select(step=6).rows.select("quantity", "value").iter_rows())
+    arrays = pretrained.load(file, pretrained.spec_of(file))
+    running = {key: arrays.pop(key) for key in list(arrays) if ".running_" in key}
+    network = NumpyNetwork(pretrained.spec_of(file), (3,), arrays, running=running)
+    for part, size in (("train", 1200), ("validation", 147), ("test", 450)):
+        loss, error = evaluate(network, held.pieces(part), CrossEntropy())
+        assert error is not None
+        assert last[f"{part}_loss"] == pytest.approx(loss[0], rel=1e-5)  # of float32
+        # The other engine rounds otherwise: an image may tip over.
+        assert (
+            error[0] == last[f"{part}_error"]
+            if engine == "numpy"
+            else abs(error[0] - last[f"{part}_error"]) < 1.5 / size
+        )
+
+
 def test_names_in_the_file_are_those_of_public_repositories(tmp_path: Path):
     studies.train(["cifar-8-B"], **SMALL, save=tmp_path / "w.safetensors")
     names = pretrained.read(tmp_path / "w.safetensors").keys()

@@ -243,8 +243,13 @@ def _measured(x: alt.X, y: Shared) -> list[alt.Chart]:
 
 
 def _laws(x: alt.X, y: Shared, table: pl.DataFrame) -> list[alt.Chart]:
+    if not _has_law(table):
+        return []
     line = alt.Chart().mark_line(color=INK, strokeWidth=1.5, strokeDash=[6, 3], clip=True)
-    return [line.encode(x=x, y=alt.Y("law:Q", **y))] if _has_law(table) else []
+    # Every panel has a scale of its own, and that of a line without values would have no ends: it is drawn, unseen.
+    seen = alt.when("isValid(datum.law)").then(alt.value(1)).otherwise(alt.value(0))
+    known = line.transform_calculate(drawn="isValid(datum.law) ? datum.law : 0")
+    return [known.encode(x=x, y=alt.Y("drawn:Q", **y), opacity=seen)]
 
 
 def _note_layer() -> alt.Chart:

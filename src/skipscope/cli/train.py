@@ -24,14 +24,6 @@ if TYPE_CHECKING:
     from skipscope.readings import Readings
     from skipscope.training import Ways
 
-_OUTCOMES = {
-    "train_loss": "training loss",
-    "train_error": "training error",
-    "validation_loss": "validation loss",
-    "validation_error": "validation error",
-    "test_loss": "test loss",
-    "test_error": "test error",
-}
 _State = tuple[Mapping[str, Any], Mapping[str, Any]]
 """The arrays and the notes of a checkpoint."""
 
@@ -57,13 +49,15 @@ def _shown(readings: Readings) -> Shown:
 
 def _overview(curves: pl.DataFrame) -> pl.DataFrame:
     """A line a network and recorded step: medians over seeds."""
+    from skipscope.convergence import TITLES
+
     wide = curves.pivot("quantity", index=["design", "layers", "step", "n", "cell"], values="median")
     return wide.select(
         "design",
         "layers",
         "step",
         pl.col("n").alias("seeds"),
-        *[pl.col(key).alias(to) for key, to in _OUTCOMES.items() if key in wide.columns],
+        *[pl.col(key).alias(to) for key, to in TITLES.items() if key in wide.columns],
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipscope import draws
-from skipscope.engines import parts
+from skipscope.engines import parts, parts_images
 from skipscope.engines.common import Junctions, inputs_of, parameters_of, running_of
 from skipscope.engines.parts import Chain, Kept, Norm, Part, PlainBlock, ResidualBlock
 from skipscope.engines.room import Room
@@ -74,8 +74,8 @@ class NumpyNetwork:
 
     @cached_property
     def _blocks(self) -> tuple[PlainBlock | ResidualBlock, ...]:
-        blocks: tuple[PlainBlock | ResidualBlock, ...] = _parts_of(self.spec).body_of(self.spec, self._known)
-        return blocks
+        body_of = parts_images.body_of if self.spec.images else parts.body_of
+        return body_of(self.spec, self._known)
 
     @cached_property
     def _chain(self) -> Chain:
@@ -83,7 +83,7 @@ class NumpyNetwork:
 
     def _around(self, blocks: Iterable[Part]) -> Chain:
         """The network with these blocks for its body."""
-        of = _parts_of(self.spec)
+        of = parts_images if self.spec.images else parts
         return Chain((*of.stem_of(self.spec, self._known).parts, *blocks, *of.tail_of(self.spec, self._known).parts))
 
     @contextmanager
@@ -274,24 +274,14 @@ def _arrangement(known: Sequence[str], order: Sequence[str]) -> str:
     return "; ".join(done)
 
 
-def _parts_of(spec: Spec) -> Any:
-    """The module that makes its parts; that of images is imported for images alone, as it takes its time."""
-    if not spec.images:
-        return parts
-    from skipscope.engines import parts_images
-
-    return parts_images
-
-
 def _norms(chain: Chain) -> Iterator[Norm]:
     for part in chain.parts:
         if isinstance(part, Norm):
             yield part
         elif isinstance(part, PlainBlock | ResidualBlock):
             yield from _norms(part.branch)
-            shortcut = getattr(part, "shortcut", None)  # of blocks of images alone
-            if isinstance(shortcut, Chain):
-                yield from _norms(shortcut)
+            if isinstance(part, parts_images.ResidualImages):
+                yield from _norms(part.shortcut)
 
 
 def sent_back(loss: Loss, output: Array, batch: Any) -> tuple[Array, Array]:

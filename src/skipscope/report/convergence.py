@@ -102,7 +102,7 @@ def _answer(final: pl.DataFrame, findings: list[Finding]) -> str:
         f"({', '.join(_share(found[name].get(row['cell'])) for name in others)})"
         for row in errors.iter_rows(named=True)
     ]
-    titles = ", ".join(_TITLES[name] for name in others)
+    titles = ", ".join(convergence.TITLES[name] for name in others)
     verdicts = [f"{capital(_VERDICTS[finding.verdict, finding.rule])} ({finding.subject})." for finding in findings]
     return " ".join([f"Training error after the last step ({titles}): {joined(told)}.", *verdicts])
 
@@ -187,23 +187,13 @@ def _curves(readings: Readings) -> Figure:
     )
 
 
-_TITLES = {
-    "train_loss": "training loss",
-    "train_error": "training error",
-    "validation_loss": "validation loss",
-    "validation_error": "validation error",
-    "test_loss": "test loss",
-    "test_error": "test error",
-}
-
-
 def _final(final: pl.DataFrame) -> Table:
     rows: dict[str, dict[str, Any]] = {}
     for row in final.iter_rows(named=True):
         named = {name: row[name] for name in ("design", "norm", "layers", "width", "engine")}
         own = rows.setdefault(row["cell"], {**named, "seeds": row["n"], "stopped": row["stopped"]})
         told = _share if row["quantity"].endswith("_error") else number
-        title = _TITLES[row["quantity"]]
+        title = convergence.TITLES[row["quantity"]]
         own[f"{title}|median"] = "" if row["median"] is None else told(row["median"])
         own[f"{title}|range"] = "" if row["median"] is None else f"{told(row['least'])} to {told(row['most'])}"
     caption = (

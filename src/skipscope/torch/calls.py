@@ -50,8 +50,10 @@ def _named(names: str) -> frozenset[Any]:
 
 _LERP, _PRODUCT, _QUOTIENT = _named("lerp lerp_"), _named("addcmul addcmul_"), _named("addcdiv addcdiv_")
 _REDUCING = _named("sum mean nansum")
-_WRITING = ("add_", "__iadd__", "sub_", "subtract_", "__isub__", "lerp_", "addcmul_", "addcdiv_", "addmm_",
-            "index_add_", "scatter_add_", "index_put_")  # fmt: skip
+_WRITING = (
+    *("add_", "__iadd__", "sub_", "subtract_", "__isub__", "lerp_", "addcmul_", "addcdiv_", "addmm_"),
+    *("index_add_", "scatter_add_", "index_put_"),
+)
 _OURS = ("skipscope.torch.", "torch.overrides", "torch._tensor")
 _TRANSPARENT = ("OptimizedModule", "CheckpointWrapper")
 

@@ -23,6 +23,7 @@ from skipscope.torch.names import apart
 from skipscope.torch.provenance import Node, Provenance, Sum
 from skipscope.torch.shortcuts import Kind, Shortcut, shortcut_of
 from skipscope.torch.steps import arguments
+from skipscope.words import counted
 
 __all__ = ["Doubtful", "Junction", "Junctions", "junctions", "named"]
 
@@ -129,12 +130,12 @@ class Junctions(Sequence[Junction]):
     def note(self) -> str:
         """What was found, in a line."""
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
-        parts = [_count(len(self), "residual addition") + (f" ({kinds})" if kinds else "")]
+        parts = [counted(len(self), "residual addition") + (f" ({kinds})" if kinds else "")]
         if self.not_understood:
-            parts.append(f"{_count(len(self.not_understood), 'addition')} not understood")
+            parts.append(f"{counted(len(self.not_understood), 'addition')} not understood")
         if self.concatenations:
             like = "" if self.found else " of a tensor with what was made of it (as in DenseNet and U-Net)"
-            parts.append(_count(self.concatenations, "concatenation") + like)
+            parts.append(counted(self.concatenations, "concatenation") + like)
         return "; ".join(parts)
 
     def at(self, patterns: str | Iterable[str] | None) -> tuple[Junction, ...]:
@@ -174,7 +175,7 @@ class Junctions(Sequence[Junction]):
 
     def _refused(self, doubtful: Sequence[Doubtful]) -> str:
         first, more = doubtful[0], len(doubtful) - 1
-        others = f" (and {_count(more, 'other')})" if more else ""
+        others = f" (and {counted(more, 'other')})" if more else ""
         return f"the addition at {_module(first)}{others} of this {self.model} is not understood: {first.reason}"
 
     def __repr__(self) -> str:
@@ -313,7 +314,3 @@ def _below(call: str, of: str) -> str:
 
 def _shape(each: Shortcut) -> tuple[int, ...]:
     return each.sum.total.shape if each.sum.total is not None else each.shortcut.shape
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
