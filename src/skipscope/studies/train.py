@@ -17,7 +17,7 @@ from skipscope.data.augment import Augmentation
 from skipscope.draws import require_seeds
 from skipscope.engines import pretrained
 from skipscope.engines.numpy_engine import NumpyNetwork, build
-from skipscope.errors import InputError, choose, require_int, require_type
+from skipscope.errors import InputError, choose, quoted, require_int, require_type
 from skipscope.files import as_path, check_writable
 from skipscope.readings import Readings
 from skipscope.spec import Spec
@@ -113,6 +113,8 @@ def train(
     require_int("steps", steps, least=1)
     require_int("record", record, least=1)
     require_int("every", every, least=0)
+    if check is not None and not callable(check):
+        raise InputError(f"check must be a function of the files, or None; got {quoted(check)}.")
     _require_room(cases, room.count(seeds), record, len(measured_by_default(images)))
     known = require_seeds(seeds)
     build_on = _builder(engine, ways)
