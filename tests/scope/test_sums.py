@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,14 +49,16 @@ def test_what_is_not_finite_is_counted():
     assert np.isnan(found.norm) or np.isinf(found.norm)
 
 
-@pytest.mark.parametrize("shape", [(7, 3), (64, 33, 5), (6, 40, 40, 3)])
+@pytest.mark.parametrize("shape", [(7, 3), (64, 33, 5), (6, 40, 64), (3, 20, 1088), (6, 40, 40, 3), (90, 16, 16, 16)])
 @pytest.mark.parametrize("size", [1.0, 1e-30, 1e25])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_pair_is_summed_as_each_and_their_product(shape: tuple[int, ...], size: float, dtype: torch.dtype):
     """To 1e-6 in float32: rows of at most 1024 entries are summed in it, the rest in float64."""
     x, y = (size * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) for seed in (0, 1))
     y += 0.3 * x
-    for a, b in ((x, y), (x, y.transpose(0, 1).contiguous().transpose(0, 1)), (x, torch.zeros_like(y))):
+    swapped = [each.transpose(0, 1).contiguous().transpose(0, 1) for each in (x, y)]  # where sequences come first
+    moved = [each.movedim(1, -1).contiguous().movedim(-1, 1) for each in (x, y)]  # `channels_last`
+    for a, b in ((x, y), (x, swapped[1]), swapped, moved, (moved[0], y), (x, torch.zeros_like(y))):
         *both, crossed = pair(a, b, batch=len(x))
         found, products = gathered(both, [crossed])
         for one, of in zip(found, (a, b), strict=True):
@@ -79,9 +84,17 @@ def test_units(shape: tuple[int, ...], channels: int):
 
 def test_norms_of_many_are_those_of_each():
     tensors = [torch.randn(5, 4) * 10.0**power for power in (-30, 0, 30)] + [torch.randn(3).double(), torch.zeros(2)]
+    tensors += [torch.zeros(0), torch.tensor(2.0), torch.randn(6, 7).t()[1:], torch.tensor([1.0, torch.nan])]
+    tensors += [
+        torch.randn(90, 100),
+        torch.randn(70, 60).t(),
+        torch.randn(3, dtype=torch.complex64),
+        torch.randn(9).half(),
+    ]
     found = [each.norm[0] for each in gathered(norms_of(tensors))[0]]
 
-    np.testing.assert_allclose(found, [float(x.double().norm()) for x in tensors], rtol=1e-6)
+    wide = [x.to(torch.complex128 if x.is_complex() else torch.float64) for x in tensors]
+    np.testing.assert_allclose(found, [float(x.norm()) for x in wide], rtol=1e-6)
 
 
 def test_many_entries_of_one_sign_do_not_swamp_each_other():
@@ -91,12 +104,13 @@ def test_many_entries_of_one_sign_do_not_swamp_each_other():
         np.testing.assert_allclose(found.norm, 2**11 * float(np.float32(0.1)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("layout", ["channels_last", "transposed", "strided", "conjugate"])
+@pytest.mark.parametrize("layout", ["channels_last", "transposed", "sequence", "strided", "conjugate"])
 def test_any_layout_in_memory(layout: str):
     x = torch.randn(6, 3, 40, 50)
     seen = {
         "channels_last": x.to(memory_format=torch.channels_last),
         "transposed": x.transpose(2, 3),
+        "sequence": x.transpose(1, 2),
         "strided": x[:, :, ::2, ::3],
         "conjugate": torch.view_as_complex(x[..., :2].contiguous()).conj(),
     }[layout]
@@ -120,3 +134,54 @@ def test_a_device_is_asked_once(monkeypatch: pytest.MonkeyPatch):
 
     assert set(found.parts) == {"norms", "sums", "positive", "units", "nonfinite", "samples"}
     assert asked == []
+
+
+@pytest.mark.parametrize("layout", ["as it comes", "channels_last", "sequence"])
+def test_large_tensors_are_summed_where_they_lie(layout: str):
+    """Neither copied nor covered by a mask: of 16 MiB next to nothing is allocated, a byte for each of some samples."""
+    x, y = (torch.randn(64, 64, 32, 32) for _ in range(2))
+    if layout == "channels_last":
+        x, y = (each.to(memory_format=torch.channels_last) for each in (x, y))
+    elif layout == "sequence":
+        x, y = (each.flatten(2).transpose(0, 1) for each in (x, y))
+    ways: tuple[Callable[[], object], ...] = (
+        lambda: sums(x, FIELDS, batch=64, channels=1),
+        lambda: pair(x, y, batch=64),
+        lambda: norms_of([x, y]),
+    )
+    for work in ways:
+        work()
+        tracemalloc.start()
+        work()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < x.numel() * x.element_size() / 32
+
+
+def test_units_of_a_large_tensor_are_those_of_its_parts():
+    """A unit that is active in the last sample alone, far from the first."""
+    x = -torch.ones(70, 5, 40, 40)
+    x[69, 3, 0, 0] = x[0, 1, 2, 2] = 1.0
+    ((found,), _) = gathered([sums(x, FIELDS, batch=70, channels=1)])
+
+    assert found.units is not None
+    assert found.units.tolist() == [[False, True, False, True, False]]
+    assert found.positive == 2
+
+
+def test_the_number_of_threads_changes_no_bit_and_none_is_started():
+    x, y = (torch.randn(300, 1024, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    before, running = torch.get_num_threads(), threading.active_count()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            *both, crossed = pair(x, y, batch=300)
+            found.append(gathered([*both, sums(x, FIELDS, batch=300), *norms_of([x, y])], [crossed]))
+    finally:
+        torch.set_num_threads(before)
+
+    assert threading.active_count() == running
+    for one, other in zip(found[0][0], found[1][0], strict=True):
+        assert one.norm.tobytes() == other.norm.tobytes()
+    assert found[0][1][0].tobytes() == found[1][1][0].tobytes()

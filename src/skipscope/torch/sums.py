@@ -40,7 +40,9 @@ _SHORT, _FEW = 1 << 15, 1 << 13
 
 _ROW = 1024  # entries of a row at most: what float32 sums exactly enough, and what BLAS starts no thread for
 
-_NEAR = 1 << 15  # entries of two tensors each that stay near a core while they are summed
+_NEAR = 1 << 18  # entries that are looked at while they are near a core; with fewer, calls are felt
+
+_TINY = 1 << 10  # entries up to which many tensors are summed as one line
 
 _HOST = torch.device("cpu")
 _COMPLEX = (torch.complex64, torch.complex128)
@@ -82,15 +84,13 @@ def sums(x: Tensor, fields: Collection[Field] = (), *, batch: int = 0, channels:
 
 def norms_of(tensors: Sequence[Tensor]) -> list[Sums]:
     """The norm of each of many tensors, as are the parameters: on a device a call for all that are alike."""
+    plain = [index for index, x in enumerate(tensors) if _is_plain(x)]
+    found = dict(zip(plain, _norms_on_host([_array(tensors[index]) for index in plain]), strict=True))
     groups: dict[torch.device, list[int]] = {}
-    found: dict[int, Sums] = {}
-    with np.errstate(all="ignore"):
-        for index, x in enumerate(tensors):
-            if _is_plain(x):
-                _, squares, scale, _ = _squares(_rows(_array(x), 1))
-                found[index] = Sums(x.numel(), 1, {"squares": squares}, scale)
-            elif x.device.type not in ("cpu", "mps") and x.layout == torch.strided and x.dtype == torch.float32:
-                groups.setdefault(x.device, []).append(index)
+    for index, x in enumerate(tensors):
+        elsewhere = index not in found and x.device.type not in ("cpu", "mps")
+        if elsewhere and x.layout == torch.strided and x.dtype == torch.float32:
+            groups.setdefault(x.device, []).append(index)
     for members in groups.values():
         norms = torch._foreach_norm([tensors[index].detach() for index in members], 2, dtype=torch.float64)
         for index, norm in zip(members, norms, strict=True):
@@ -100,39 +100,24 @@ def norms_of(tensors: Sequence[Tensor]) -> list[Sums]:
 
 def product(x: Tensor, y: Tensor) -> Tensor | NDArray[np.float64]:
     """The inner product of two tensors of one shape, of shape (3,): in units of two scales, and those scales."""
-    if not (_is_plain(x) and _is_plain(y) and x.shape == y.shape and x.dtype == y.dtype and x.dtype not in _COMPLEX):
-        return inner(x, y)
-    a, b = (np.ascontiguousarray(_array(each)) for each in (x, y))
-    width = _width(a.size)
-    with np.errstate(all="ignore"):
-        total = np.add.reduce(np.vecdot(a.reshape(-1, width), b.reshape(-1, width)), dtype=np.float64)
-    if _CROSSED[0] < abs(total) < _CROSSED[1]:
-        return np.array([total, 1.0, 1.0])
+    rows = _both_in_rows(x, y)
+    if rows is not None:
+        with np.errstate(all="ignore"):
+            total = np.add.reduce(np.vecdot(*rows), axis=None, dtype=np.float64)
+        if _CROSSED[0] < abs(total) < _CROSSED[1]:
+            return np.array([total, 1.0, 1.0])
     return inner(x, y)  # where terms may have left the range, and where they all but cancel
 
 
 def pair(x: Tensor, y: Tensor, *, batch: int = 0) -> tuple[Sums, Sums, Tensor | NDArray[np.float64]]:
     """`sums(x)`, `sums(y)` and `product(x, y)`, where it can be in one pass over memory, which is what binds."""
-    alike = _is_plain(x) and _is_plain(y) and x.shape == y.shape and x.dtype == y.dtype and x.dtype not in _COMPLEX
-    if not (alike and x.is_contiguous() and y.is_contiguous() and x.numel() >= _FEW):
+    rows = _both_in_rows(x, y) if x.numel() >= _FEW else None
+    found = None if rows is None else _crossed(*rows)
+    if found is None:
         return sums(x, batch=batch), sums(y, batch=batch), product(x, y)
-    width = _width(x.numel())
-    a, b = (_array(each).reshape(-1, width) for each in (x, y))
-    squares = [np.empty(len(a), a.dtype) for _ in range(2)]  # which are kept; what is crossed is not
-    products = np.empty(len(a), a.dtype)
-    step = max(1, _NEAR // width)
-    with np.errstate(all="ignore"):
-        for start in range(0, len(a), step):
-            of = slice(start, start + step)
-            for out, one, other in ((squares[0], a, a), (squares[1], b, b), (products, a, b)):
-                np.vecdot(one[of], other[of], out=out[of])
-        low, high = _RANGE[a.dtype.char]
-        first, second, crossed = (np.add.reduce(each, dtype=np.float64) for each in (*squares, products))
-    if not (low < first < high and low < second < high and _CROSSED[0] < abs(crossed) < _CROSSED[1]):
-        return sums(x, batch=batch), sums(y, batch=batch), product(x, y)
-    rows = batch if batch and x.ndim and len(x) == batch else 1
-    of_x, of_y = (Sums(x.numel(), rows, {"squares": each}) for each in squares)
-    return of_x, of_y, np.array([crossed, 1.0, 1.0])
+    samples = batch if batch and x.ndim and len(x) == batch else 1
+    of_x, of_y = (Sums(x.numel(), samples, {"squares": squares}) for squares in found[:2])
+    return of_x, of_y, np.array([found[2], 1.0, 1.0])
 
 
 @torch.no_grad()
@@ -187,7 +172,8 @@ def _is_plain(x: Tensor) -> bool:
 
 def _array(x: Tensor) -> NDArray[Any]:
     """Its memory, which is shared and not to be written to."""
-    x = x.detach()
+    if x.requires_grad:
+        x = x.detach()
     if x.is_neg() or (x.dtype in _COMPLEX and x.is_conj()):
         x = x.resolve_conj().resolve_neg()
     array: NDArray[Any] = x.numpy()
@@ -203,7 +189,7 @@ def _sums_on_host(a: NDArray[Any], fields: Collection[Field], batch: int, channe
         if fields:
             ordered = a.dtype.kind != "c"
             if "sum" in fields and ordered:
-                parts["sums"] = np.vecdot(flat, _ones(flat.shape[1], flat.dtype))
+                parts["sums"] = _dots(flat, _ones(flat.shape[-1], flat.dtype))
             if ("positive" in fields or "units" in fields) and ordered and a.size:
                 parts |= _active_on_host(a, channels)
             if "nonfinite" in fields:
@@ -213,6 +199,65 @@ def _sums_on_host(a: NDArray[Any], fields: Collection[Field], batch: int, channe
     return Sums(a.size, samples, parts, scale)
 
 
+def _norms_on_host(arrays: Sequence[NDArray[Any]]) -> list[Sums]:
+    """Of each: the large ones one by one, the tiny ones, whose price is that of calls, as one line in float64."""
+    with np.errstate(all="ignore"):
+        tiny = [index for index, a in enumerate(arrays) if 0 < a.size <= _TINY and a.dtype == np.float32]
+        found = dict(zip(tiny, _norms_of_tiny([arrays[index] for index in tiny]), strict=True))
+        for index, a in enumerate(arrays):
+            if index not in found:
+                _, squares, scale, _ = _squares(_rows(a, 1))
+                found[index] = Sums(a.size, 1, {"squares": squares}, scale)
+    return [found[index] for index in range(len(arrays))]
+
+
+def _norms_of_tiny(arrays: Sequence[NDArray[Any]]) -> list[Sums]:
+    """Of arrays of float32 that have entries: no square of theirs leaves the range of float64."""
+    if not arrays:
+        return []
+    line = np.concatenate(arrays, axis=None, dtype=np.float64)
+    starts = np.cumsum([0, *(a.size for a in arrays[:-1])])
+    squares = np.add.reduceat(np.square(line, out=line), starts)
+    return [Sums(a.size, 1, {"squares": squares[index : index + 1]}) for index, a in enumerate(arrays)]
+
+
+def _both_in_rows(x: Tensor, y: Tensor) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Two tensors of real numbers, of one shape and kind, as rows that match; None where they are not such."""
+    if not (_is_plain(x) and _is_plain(y) and x.shape == y.shape and x.dtype == y.dtype and x.dtype not in _COMPLEX):
+        return None
+    a, b = _array(x), _array(y)
+    if not (a.flags.c_contiguous or b.flags.c_contiguous):
+        moved = _with_channels_last(a), _with_channels_last(b)
+        a, b = moved if all(each.flags.c_contiguous for each in moved) else (a, b)
+    if not (a.flags.c_contiguous and b.flags.c_contiguous):
+        one, other = _with_rows_last(a), _with_rows_last(b)
+        if one is not None and other is not None:
+            return one, other
+    width = _width(a.size)
+    return np.ascontiguousarray(a).reshape(-1, width), np.ascontiguousarray(b).reshape(-1, width)
+
+
+def _crossed(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], float] | None:
+    """The sums of squares of the rows of both, and their inner product; None where it may have left the range.
+
+    Rows are in order of the samples, and so are the sums, which are kept; what is crossed is not.
+    """
+    squares, others, products = (np.empty(a.shape[:-1], a.dtype) for _ in range(3))
+    step = max(1, _NEAR * len(a) // a.size)
+    with np.errstate(all="ignore"):
+        for start in range(0, len(a), step):
+            of = slice(start, start + step)
+            for out, one, other in ((squares, a, a), (others, b, b), (products, a, b)):
+                np.vecdot(one[of], other[of], out=out[of])
+        low, high = _RANGE[a.dtype.char]
+        first, second, crossed = (
+            np.add.reduce(each, axis=None, dtype=np.float64) for each in (squares, others, products)
+        )
+    if not (low < first < high and low < second < high and _CROSSED[0] < abs(crossed) < _CROSSED[1]):
+        return None
+    return squares.reshape(-1), others.reshape(-1), float(crossed)
+
+
 def _squares(flat: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], float, bool]:
     """The rows as they were summed, their sums of squares, the scale of both, and whether all entries are finite.
 
@@ -220,22 +265,50 @@ def _squares(flat: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], float, boo
     """
     if flat.size < _FEW:
         flat = flat.astype(np.float64, copy=False)
-    squares = np.vecdot(flat, flat)
+    squares = _dots(flat, flat)
     low, high = _RANGE[flat.dtype.char]
     if low < np.add.reduce(squares) < high or not flat.size:
         return flat, squares, 1.0, True
     flat, scale = _in_range(flat)
-    return flat, np.vecdot(flat, flat), scale, False
+    return flat, _dots(flat, flat), scale, False
+
+
+def _dots(rows: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:
+    """The inner products of rows, in a line."""
+    found: NDArray[Any] = np.vecdot(rows, others)
+    return found if found.ndim == 1 else found.reshape(-1)
 
 
 def _rows(a: NDArray[Any], samples: int) -> NDArray[Any]:
-    """As rows of real numbers, in order of the samples, without a copy where it can be: order within one is free."""
+    """As rows of real numbers, in order of the samples, without a copy where it can be: order within one is free.
+
+    They are the last axis; of memory that is not contiguous there may be more than one axis before it.
+    """
     if not a.flags.c_contiguous:
-        a = np.ascontiguousarray(np.moveaxis(a, 1, -1) if a.ndim > 2 else a)  # as in `channels_last`
+        a = _with_channels_last(a)
+    if not a.flags.c_contiguous:
+        rows = _with_rows_last(a)
+        if rows is not None:
+            return rows
+        a = np.ascontiguousarray(a)
     if a.dtype.kind == "c":
         a = a.reshape(samples, -1).view(a.real.dtype)
     width = _width(a.size // samples)
     return a if a.ndim == 2 and a.shape[1] == width else a.reshape(a.size // width, width)
+
+
+def _with_channels_last(a: NDArray[Any]) -> NDArray[Any]:
+    """With the second axis moved to the end, if that is how it lies in memory (`channels_last`)."""
+    moved = np.moveaxis(a, 1, -1) if a.ndim > 2 else a
+    return moved if moved.flags.c_contiguous else a
+
+
+def _with_rows_last(a: NDArray[Any]) -> NDArray[Any] | None:
+    """As rows that are parts of the last axis, if its entries lie side by side and are many, as in sequences."""
+    if a.ndim < 2 or a.dtype.kind == "c" or a.strides[-1] != a.itemsize:
+        return None
+    width = _width(a.shape[-1])
+    return a.reshape(*a.shape[:-1], -1, width) if width >= 32 else None
 
 
 @lru_cache(maxsize=4096)
@@ -266,15 +339,31 @@ def _in_range(flat: NDArray[Any]) -> tuple[NDArray[Any], float]:
 
 def _active_on_host(a: NDArray[Any], channels: int) -> dict[str, Any]:
     """How many entries are > 0, and which units ever are."""
-    positive = a > 0
-    count = np.count_nonzero(positive)
-    if a.ndim == 0:
-        return {"positive": count, "units": positive.reshape(1)}
-    axis = channels % a.ndim
-    # Over samples first: where a sample's entries lie side by side, that is a row of bytes at a time.
-    units = np.logical_or.reduce(positive, axis=0) if axis != 0 else positive
-    others = tuple(each for each in range(units.ndim) if each != (axis - 1 if axis != 0 else 0))
+    axis = channels % a.ndim if a.ndim else 0
+    if axis == 0:
+        positive = a > 0
+        units = np.logical_or.reduce(positive, axis=tuple(range(1, a.ndim))) if a.ndim else positive
+        return {"positive": np.count_nonzero(positive), "units": units.reshape(-1)}
+    count, units = _active_in_samples(a)
+    others = tuple(each for each in range(units.ndim) if each != axis - 1)
     return {"positive": count, "units": np.logical_or.reduce(units, axis=others) if others else units}
+
+
+def _active_in_samples(a: NDArray[Any]) -> tuple[int, NDArray[np.bool_]]:
+    """How many entries are > 0, and which of a sample ever are: of a large array a part at a time, by a small mask."""
+    if a.size <= _NEAR:
+        positive = a > 0
+        # Over samples first: where a sample's entries lie side by side, that is a row of bytes at a time.
+        return int(np.count_nonzero(positive)), np.logical_or.reduce(positive, axis=0)
+    step = max(1, _NEAR * len(a) // a.size)
+    mask = np.empty_like(a[:step], dtype=bool)
+    count, ever = 0, np.zeros(a.shape[1:], bool)
+    for start in range(0, len(a), step):
+        part = a[start : start + step]
+        positive = np.greater(part, 0, out=mask[: len(part)])
+        count += int(np.count_nonzero(positive))
+        ever |= np.logical_or.reduce(positive, axis=0)
+    return count, ever
 
 
 # ------------------------------------------------------------------------------------------------------- by PyTorch
