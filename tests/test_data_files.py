@@ -164,6 +164,27 @@ SPOILED: dict[str, tuple[str, bytes, str]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("train", [5, 0, 4, 1, 9, 2, 1, 3, 1, 4, 3, 5, 3, 6, 1, 7, 2, 8, 6, 9]),
+        ("t10k", [7, 2, 1, 0, 4, 1, 4, 9, 5, 9, 0, 6, 9, 0, 1, 5, 9, 7, 3, 4]),
+    ],
+)
+def test_digits_are_not_taken_for_clothing(tmp_path: Path, name: str, first: list[int]):
+    write_fashion(tmp_path, end="")
+    labels = np.arange({"train": 30, "t10k": 20}[name], dtype=np.uint8) % 10
+    labels[: len(first)] = first
+    (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(idx(labels))
+
+    with pytest.raises(InputError, match=f"the labels of {name} begin like MNIST's: these are digits"):
+        load_fashion(tmp_path)
+
+    labels[19] = (labels[19] + 1) % 10
+    (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(idx(labels))
+    assert load_fashion(tmp_path).classes == 10
+
+
 @pytest.mark.parametrize("how", SPOILED)
 def test_spoiled_files_are_refused(tmp_path: Path, how: str):
     name, content, reason = SPOILED[how]

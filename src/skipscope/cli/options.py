@@ -279,7 +279,7 @@ def seeds(default: int = 200) -> Callable[[Callable[..., Any]], Callable[..., An
         @_number("--seeds", default, "How many seeds.")
         @_number("--seed", 0, "The first seed.")
         @click.option("--dtype", default="float64", show_default=True, help="float64 or float32.")
-        @_number("--jobs", 1, "Worker processes; the numbers stay the same.")
+        @_number("--jobs", 1, "Worker processes, -1 for all cores; the numbers stay the same.")
         @functools.wraps(command)
         def with_range(*, seeds: int, seed: int, **fields: Any) -> Any:
             return command(seeds=seed_range(seeds, seed), **fields)

@@ -31,6 +31,9 @@ LOOKUP = Lookup(
 _FILES = {"train": "train", "test": "t10k"}
 _SIDE = 28
 _MOST = 60_000  # images in a file
+_DIGITS = {"train": bytes.fromhex("0500040109020103010403050306010702080609"),
+           "t10k": bytes.fromhex("0702010004010409050900060900010509070304")}  # fmt: skip
+"""The first labels of MNIST, whose files have the same names and lengths and hold handwritten digits."""
 
 Bytes = NDArray[np.uint8]
 Part = tuple[Bytes, NDArray[np.uint8]]
@@ -59,6 +62,8 @@ def _part(place: str, name: str) -> Part:
     images, labels = (_array(place, name, kind) for kind in ("images-idx3", "labels-idx1"))
     if len(images) != len(labels):
         raise LOOKUP.refused(place, f"the {name} files hold {len(images)} images and {len(labels)} labels")
+    if labels.tobytes().startswith(_DIGITS[name]):
+        raise LOOKUP.refused(place, f"the labels of {name} begin like MNIST's: these are digits, and no clothing")
     if (highest := int(labels.max())) >= len(CLASSES):
         where = int(np.argmax(labels >= len(CLASSES)))
         raise LOOKUP.refused(
