@@ -9,7 +9,7 @@ does not change. Nothing is written on modules, and no hook outlives `Calls.off`
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CodeType
@@ -107,15 +107,19 @@ class Addition:
         return self.target is not None
 
 
-@dataclass(eq=False)
+def _counter() -> defaultdict[Any, int]:  # made for every call, and a third of the price of a Counter
+    return defaultdict(int)
+
+
+@dataclass(eq=False, slots=True)
 class Call:
     """A call that has begun and not ended."""
 
     module: nn.Module | None
     name: str
     number: int
-    met: Counter[int] = field(default_factory=Counter)
-    passed: Counter[tuple[str, int, int]] = field(default_factory=Counter)
+    met: defaultdict[int, int] = field(default_factory=_counter)
+    passed: defaultdict[tuple[str, int, int], int] = field(default_factory=_counter)
 
 
 class Calls:
@@ -147,7 +151,7 @@ class Calls:
         self._positions: dict[int, tuple[CodeType, list[tuple[int | None, ...]]]] = {}
         self._handles: list[Any] = []
         self._stack: list[Call] = []
-        self._numbers: Counter[str] = Counter()
+        self._numbers: defaultdict[str, int] = defaultdict(int)
         self._entered = False
 
     def on(self) -> None:
@@ -221,18 +225,8 @@ class Calls:
 
 def addition(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Addition | None:
     """The addition of two tensors that this call is, if it is one."""
-    if func in _ADDING:
-        first, second = _given(args, kwargs, "input", "other")
-        if not isinstance(first, Tensor) or not isinstance(second, Tensor) or kwargs.get("out") is not None:
-            return None
-        return Addition((first, second), (1, kwargs.get("alpha", 1)), _target(func, first))
-    if func in _LERP:
-        return _lerp(func, args, kwargs)
-    if func in _PRODUCT or func in _QUOTIENT:
-        return _with_product(func, args, kwargs)
-    if func in _REDUCING:
-        return _reduction(func, args, kwargs)
-    return _other(func, args, kwargs)
+    taken_apart = _TAKEN_APART.get(func)
+    return None if taken_apart is None else taken_apart(func, args, kwargs)
 
 
 def _given(args: Sequence[Any], kwargs: Mapping[str, Any], *names: str) -> list[Any]:
@@ -242,6 +236,14 @@ def _given(args: Sequence[Any], kwargs: Mapping[str, Any], *names: str) -> list[
 
 def _target(func: Any, first: Tensor) -> Tensor | None:
     return first if func.__name__ in _WRITING else None
+
+
+def _plain(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Addition | None:
+    """`first + alpha * second`."""
+    first, second = _given(args, kwargs, "input", "other")
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor) or kwargs.get("out") is not None:
+        return None
+    return Addition((first, second), (1, kwargs.get("alpha", 1)), _target(func, first))
 
 
 def _lerp(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Addition | None:
@@ -289,10 +291,19 @@ def _reduction(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Add
 
 def _other(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Addition | None:
     """The terms of an operation that adds among other things, if it is one and they are tensors."""
-    doubt = _OTHER.get(func, "")
+    doubt = _OTHER[func]
     given = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
     if "entries" in doubt:  # what says which entries comes between
         given = [x for x in given if x.is_floating_point() or x.is_complex()]
-    if not doubt or len(given) < 2:
+    if len(given) < 2:
         return None
     return Addition((given[0], given[1]), target=_target(func, given[0]), doubt=doubt)
+
+
+_TAKEN_APART: Mapping[Any, Callable[[Any, Sequence[Any], Mapping[str, Any]], Addition | None]] = {
+    **dict.fromkeys(_OTHER, _other),
+    **dict.fromkeys(_REDUCING, _reduction),
+    **dict.fromkeys(_PRODUCT | _QUOTIENT, _with_product),
+    **dict.fromkeys(_LERP, _lerp),
+    **dict.fromkeys(_ADDING, _plain),
+}

@@ -13,7 +13,7 @@ Hooks return None, write nothing on modules, and are gone after `Listener.off`; 
 from __future__ import annotations
 
 import weakref
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,7 +51,7 @@ class _Frame:
     module: nn.Module
     name: str
     entered: tuple[int, ...]
-    met: Counter[int] = field(default_factory=Counter)
+    met: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
 
 
 class Listener:

@@ -11,7 +11,7 @@ model may have parts of the same names, which keep them: then the scope's own is
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from typing import Protocol
 
 from torch import nn
@@ -33,7 +33,7 @@ class Caller(Protocol):
         """By which name."""
 
     @property
-    def met(self) -> Counter[int]:
+    def met(self) -> defaultdict[int, int]:
         """How often it has called each module, by id."""
 
 

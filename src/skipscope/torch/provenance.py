@@ -44,6 +44,8 @@ _LAYERS = names(
     "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d embedding embedding_bag addmm "
     "multi_head_attention_forward lstm gru rnn_tanh rnn_relu bilinear"
 )
+_SHAPED: frozenset[type] = frozenset((Tensor, nn.Parameter))  # what is lazy has a class of its own
+_SINGLE: frozenset[type] = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device))  # hold no tensor
 _CONCATENATING = names("cat concat concatenate")
 _STACKING = _CONCATENATING | {"stack"}
 _SCALING = names("mul mul_ div div_ true_divide")
@@ -142,7 +144,6 @@ class Provenance(TorchFunctionMode):
         self._edges = edges
         self._live: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._fixed: dict[int, tuple[weakref.ref[Tensor], bool]] = {}
-        self._own: set[int] = set()
         self.calls = Calls(model, self, self._begin, self._ended)
         self.nodes: list[Node] = []
         self.sums: list[Sum] = []
@@ -176,15 +177,13 @@ class Provenance(TorchFunctionMode):
             return False  # what checkpoints compute again has been recorded
         if module is self._model:
             self.empty()
-            self._own = {id(x) for x in (*module.parameters(), *module.buffers())}
         for _, x in tensors_of(given, every=True):
             self._note(x, (), "", weighted=False, data=x.is_floating_point() or x.is_complex())
         return True
 
     def _ended(self, module: nn.Module, given: Any, output: Any) -> None:
-        with torch._C.DisableTorchFunction():
-            if not isinstance(output, Tensor) or self._node(output) is None:
-                self._mend(module, given, output)
+        if not isinstance(output, Tensor) or self._node(output) is None:
+            self._mend(module, given, output)
         if module is self._model:
             self._finished()
 
@@ -207,19 +206,18 @@ class Provenance(TorchFunctionMode):
             if isinstance(result, Tensor) and self._node(result) is None:  # a view of it, and not what it is
                 self._record(func, list(args[:1]), [result], [], None)
             return result
-        given = list(_flat((args, tuple(kwargs.values())) if kwargs else args))
-        if any(is_lazy(x) for x in given):  # a parameter that has no shape yet is being given one
+        given = _tensors((args, kwargs) if kwargs else args)
+        if any(is_lazy(x) for x in given if x.__class__ not in _SHAPED):  # a parameter is being given its shape
             return func(*args, **kwargs)
-        versions = [_version(x, func, kwargs) for x in given]
+        versions = _versions(given)
         after = None
         found = self._sum(func, args, kwargs)
         if found is not None:
             after = self._adding(found)
         result = func(*args, **kwargs)
-        changed = [
-            x for x, version in zip(given, versions, strict=True) if _version(x, func, kwargs, after=True) != version
-        ]
-        made = [x for x in _flat((result,)) if not any(x is each for each in given)]
+        changed = _changed(given, versions, func, kwargs)
+        met = {id(x) for x in given}
+        made = [x for x in _tensors((result,)) if id(x) not in met]
         if made or changed:
             self._record(func, given, made, changed, found, kwargs.get("dim", args[1] if len(args) > 1 else 0))
         if found is not None:
@@ -349,8 +347,10 @@ class Provenance(TorchFunctionMode):
     def _keep_edge(self, node: Node, x: Tensor) -> None:
         # Inside of a function of autograd, as full backward hooks are, there is none yet: it is met where x is used.
         if self._edges and node.data and x.requires_grad and (x.grad_fn is not None or torch.is_grad_enabled()):
-            edge = torch.autograd.graph.get_gradient_edge(x)
-            node.edge = (edge.node, edge.output_nr)
+            made_by = x.grad_fn
+            if made_by is None:  # a leaf
+                made_by = torch.autograd.graph.get_gradient_edge(x).node
+            node.edge = (made_by, x.output_nr)
 
     def _node(self, x: Tensor) -> Node | None:
         found = self._live.get(id(x))
@@ -358,7 +358,7 @@ class Provenance(TorchFunctionMode):
 
     def _is_held(self, x: Tensor) -> bool:
         """Whether it is a parameter, or was made of parameters alone."""
-        if isinstance(x, nn.Parameter) or x.requires_grad:
+        if x.requires_grad or isinstance(x, nn.Parameter):
             return True
         found = self._fixed.get(id(x))
         return found is not None and found[1] and found[0]() is x
@@ -366,7 +366,9 @@ class Provenance(TorchFunctionMode):
     def _is_fixed(self, x: Tensor) -> bool:
         """Whether it belongs to the model, or was made of nothing that came in."""
         found = self._fixed.get(id(x))
-        return id(x) in self._own or (found is not None and found[0]() is x)
+        if found is not None and found[0]() is x:
+            return True
+        return any(x is own for own in (*self._model.parameters(), *self._model.buffers()))
 
     def _factor(self, name: str, known: list[tuple[Tensor, Node | None]]) -> str:
         if name not in _SCALING:
@@ -451,15 +453,19 @@ def bits(number: int) -> Iterator[int]:
         place = text.find("1", place + 1)
 
 
-def _flat(given: Any) -> Iterator[Tensor]:
+def _tensors(given: Any) -> list[Tensor]:
     """The tensors of arguments or results: themselves, or in lists, tuples and dicts."""
+    found: list[Tensor] = []
     for each in given:
         if isinstance(each, Tensor):
-            yield each
+            found.append(each)
+        elif each.__class__ in _SINGLE:
+            continue
         elif isinstance(each, list | tuple):
-            yield from _flat(each)
+            found += _tensors(each)
         elif isinstance(each, Mapping):
-            yield from _flat(each.values())
+            found += _tensors(each.values())
+    return found
 
 
 def _name(func: Any) -> str:
@@ -467,10 +473,19 @@ def _name(func: Any) -> str:
     return str(getattr(getattr(func, "__self__", None), "__name__", "")) if name == "__get__" else name
 
 
-def _version(x: Tensor, func: Any, kwargs: Mapping[str, Any], *, after: bool = False) -> int:
-    """How often it was changed in place; tensors of inference mode do not count, so there the name must tell."""
-    if not x.is_inference():
-        return x._version
-    name = _name(func)
-    writes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace") is True
-    return int(after and writes)
+def _versions(given: Sequence[Tensor]) -> list[int]:
+    """How often each was changed in place; of tensors of inference mode, which do not count, -1."""
+    return [-1 if x.is_inference() else x._version for x in given]
+
+
+def _changed(given: Sequence[Tensor], versions: Sequence[int], func: Any, kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Those that an operation changed in place; where no count tells, its name must."""
+    return [
+        x
+        for x, version in zip(given, versions, strict=True)
+        if (x._version != version if version >= 0 else _writes(_name(func), kwargs))
+    ]
+
+
+def _writes(name: str, kwargs: Mapping[str, Any]) -> bool:
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace") is True
