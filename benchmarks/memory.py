@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from benchmarks.timing import COLUMNS, Bound, Row, ratios, table
 
@@ -44,7 +47,9 @@ def section() -> str:
     return "\n\n".join(["## Peak memory", text, table(COLUMNS, [row.cells() for row in rows])])
 
 
-def peaks(code: str, *, seeds: int, n: int) -> list[float]:
-    """MiB of n interpreters."""
+def peaks(code: str, *, seeds: int, n: int, settings: Mapping[str, str] = MappingProxyType({})) -> list[float]:
+    """MiB of n interpreters, with these settings beside those of the environment."""
     command = [sys.executable, "-c", code.format(seeds=seeds) + PEAK]
-    return [float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(n)]
+    around = os.environ | settings
+    runs = (subprocess.run(command, check=True, capture_output=True, text=True, env=around) for _ in range(n))
+    return [float(run.stdout) for run in runs]
