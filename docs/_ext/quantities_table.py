@@ -1,4 +1,4 @@
-"""The directive `quantities`: the tables of docs/quantities.md, from `skipscope.quantities.QUANTITIES`."""
+"""The directive `quantities`: the tables of docs/quantities.md, from `skipscope.quantities`."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,7 @@ from docutils.nodes import Node
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from skipscope.quantities import QUANTITIES, Quantity
+from skipscope.quantities import QUANTITIES, UPDATES, Quantity
 
 SCOPES = {"site": "Of a site", "network": "Of a network as a whole"}
 HEADER = "| quantity | what it is | at initialisation |\n|---|---|---|"
@@ -42,7 +42,7 @@ class Quantities(SphinxDirective):
 
     def run(self) -> list[Node]:
         """The tables as nodes."""
-        return self.parse_text_to_nodes("\n".join(markdown(QUANTITIES)), allow_section_headings=True)
+        return self.parse_text_to_nodes("\n".join(markdown(QUANTITIES | UPDATES)), allow_section_headings=True)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

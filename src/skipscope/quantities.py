@@ -3,7 +3,8 @@
 A `Quantity` says which roles it needs (see the table of roles in protocol.py), what has to be summed about them, at
 which sites it makes sense, and how the value follows (`skipscope.formulas`). Where the value is undefined (a ratio to
 nothing) no reading is made, so nan and inf in a reading always mean that something overflowed. `QUANTITIES` at the foot
-is the whole list; `QUANTITIES | {"mine": Quantity(...)}` measures one more. Imports formulas, moments and protocol.
+is all that a probe measures; `QUANTITIES | {"mine": Quantity(...)}` measures one more. `UPDATES`, what an optimizer
+does to the weights, costs a copy of them and is measured where it is asked for. Imports formulas, moments and protocol.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from skipscope.formulas import End, Profile, Values, View
 from skipscope.moments import Field
 from skipscope.protocol import Site
 
-__all__ = ["LEARNING", "QUANTITIES", "Profile", "Quantity", "View"]
+__all__ = ["LEARNING", "QUANTITIES", "UPDATES", "Profile", "Quantity", "View"]
 
 Roles = Mapping[str, tuple[Field, ...]]
 
@@ -389,3 +390,18 @@ LEARNING: dict[str, Quantity] = {
     )
 }
 """What is measured beside them of a network that is being trained: facts that no single batch tells."""
+
+UPDATES: dict[str, Quantity] = {
+    "update_ratio": Quantity(
+        formula=lambda view: formulas.norm_ratio(view["weight_update"], view["weight"]),
+        needs={"weight_update": (), "weight": ()},
+        where=_layer,
+        symbol="|dW|/|W|",
+        unit="dimensionless",
+        about="Norm of what one step of the optimizer adds to the weight, relative to that of the weight before it.",
+        source="CS231n notes, Neural Networks Part 3, ratio of weights and updates: as a rule of thumb some 1e-3",
+        at_init="SGD's first step: the learning rate times `grad_weight_ratio`",
+    ),
+}
+"""What one step of an optimizer does, seen by `skipscope.torch.Taken.updating` at the price of a copy of the weights:
+to be asked for by name, `Listening(model, quantities=QUANTITIES | UPDATES)`."""

@@ -19,7 +19,7 @@ from skipscope.formulas import Profile, View
 from skipscope.moments import Dot, Moments
 from skipscope.probe import Plan
 from skipscope.protocol import Site
-from skipscope.quantities import QUANTITIES, Quantity
+from skipscope.quantities import QUANTITIES, UPDATES, Quantity
 
 __all__ = ["Dots", "Roles", "evaluated"]
 
@@ -27,7 +27,7 @@ Place = tuple[str, int]  # site and call
 Roles = Mapping[str, Moments]
 Dots = Mapping[tuple[str, str], Dot]
 
-_APART = {id(quantity.formula) for quantity in QUANTITIES.values()}
+_APART = {id(quantity.formula) for quantity in (QUANTITIES | UPDATES).values()}
 
 
 def evaluated(

@@ -1,13 +1,17 @@
 """The parameters of a model, each with the site and the role that it is measured at, and their sums.
 
-What is remembered of a parameter is where it is held, not what it is: a step may begin with other parameters.
+What is remembered of a parameter is where it is held, not what it is: a step may begin with other parameters. What an
+optimizer does to one is known by a copy of it, which is there while the optimizer runs and at no other time (`Update`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -15,7 +19,14 @@ from skipscope.moments import Field
 from skipscope.torch.names import apart, clean, free
 from skipscope.torch.sums import Sums, norms_of, sums
 
-__all__ = ["Held", "Sum", "parameters_of", "summed", "wanted_of"]
+__all__ = ["UPDATE", "Held", "Sum", "Update", "parameters_of", "summed", "updates_of", "wanted_of"]
+
+UPDATE = "_update"
+"""What is appended to a parameter's role, of what an optimizer added to it."""
+
+_WIDE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+Summed = tuple[str, str, Sums]  # site, role, sums
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,7 @@ def _place(module: nn.Module, name: str, attribute: str, parameter: nn.Parameter
 
 @dataclass(frozen=True)
 class Sum:
-    """What is to be summed of a parameter: itself or its gradient, and which sums beside squares."""
+    """What is to be summed of a parameter: itself, its gradient or its update, and which sums beside squares."""
 
     held: Held
     role: str
@@ -97,8 +108,15 @@ def wanted_of(held: Sequence[Held], wants: Callable[[str, str], Collection[Field
     return [each for each in found if wants(each.held.site, each.role) is not None]
 
 
-def summed(wanted: Sequence[Sum], gradient_of: Callable[[nn.Parameter], Tensor | None]) -> list[tuple[str, str, Sums]]:
-    """(site, role, sums) of what is wanted, where it is there.
+def updates_of(held: Sequence[Held], wants: Callable[[str, str], Collection[Field] | None]) -> list[Sum]:
+    """Likewise, what is to be summed of what an optimizer adds to parameters."""
+    found = [(each, f"{each.role}{UPDATE}") for each in held if not each.tied_to]
+    asked = [(each, role, wants(each.site, role)) for each, role in found]
+    return [Sum(each, role, False, fields) for each, role, fields in asked if fields is not None]
+
+
+def summed(wanted: Sequence[Sum], gradient_of: Callable[[nn.Parameter], Tensor | None]) -> list[Summed]:
+    """(site, role, sums) of what is wanted, where it is there and has values: on the device `meta` it has none.
 
     Args:
         wanted: from `wanted_of`.
@@ -109,7 +127,7 @@ def summed(wanted: Sequence[Sum], gradient_of: Callable[[nn.Parameter], Tensor |
     for each in wanted:
         parameter = each.held.parameter
         tensor = parameter if parameter is None or not each.of_gradient else gradient_of(parameter)
-        if tensor is not None:
+        if tensor is not None and not tensor.is_meta:
             places.append(each)
             tensors.append(tensor)
     bare = [index for index, each in enumerate(places) if not each.fields]
@@ -118,3 +136,47 @@ def summed(wanted: Sequence[Sum], gradient_of: Callable[[nn.Parameter], Tensor |
         (each.held.site, each.role, norms[index] if index in norms else sums(tensors[index], each.fields))
         for index, each in enumerate(places)
     ]
+
+
+# -------------------------------------------------------------------------------------------------------------- updates
+
+
+class Update:
+    """What one step of an optimizer adds to parameters: to those that were there, and were trained, when it was made.
+
+    Attributes:
+        sums: of what was added, (site, role, sums); None until a step was seen.
+    """
+
+    def __init__(self, wanted: Sequence[Sum]) -> None:
+        self.sums: list[Summed] | None = None
+        there = [(each, each.held.parameter) for each in wanted]
+        self._known = [
+            (each, weakref.ref(p)) for each, p in there if p is not None and p.requires_grad and not p.is_meta
+        ]
+
+    @contextmanager
+    def seen(self) -> Iterator[None]:
+        """Copies of the parameters, from here to the end of the context; a step that raises is none."""
+        there = [(each, each.held.parameter, known()) for each, known in self._known]
+        copies = [(each, p, p.detach().clone()) for each, p, known in there if p is not None and p is known]
+        yield
+        self.sums = [
+            (each.held.site, each.role, sums(_added(parameter.detach(), before), each.fields))
+            for each, parameter, before in copies
+            if each.held.parameter is parameter and _alike(parameter, before)
+        ]
+
+
+def _alike(after: Tensor, before: Tensor) -> bool:
+    """Whether one can be taken from the other, entry by entry."""
+    return after.shape == before.shape and after.device == before.device
+
+
+def _added(after: Tensor, before: Tensor) -> Tensor:
+    """What was added, in float32 or wider, in the memory of `before` where that is as wide."""
+    wide = before.dtype
+    if wide not in _WIDE:
+        wide = torch.complex64 if before.is_complex() else torch.float32
+    start = before.to(wide)
+    return torch.sub(after.to(wide), start, out=start)

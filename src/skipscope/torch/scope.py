@@ -34,7 +34,7 @@ from skipscope.torch.keeping import compiled, eager, kept, require_plain, unwrap
 from skipscope.torch.layout import Trained
 from skipscope.torch.listening import Listener
 from skipscope.torch.log import Heard, Log
-from skipscope.torch.parameters import summed
+from skipscope.torch.parameters import Update, summed
 from skipscope.torch.replaying import Replay, wanting
 from skipscope.torch.steps import arguments, data_of, gradients, require_followed, sent_back
 from skipscope.torch.sums import one_number
@@ -173,7 +173,8 @@ class Listening:
         """What was heard of this step, with the parameters and their `.grad` as they are now; then begin the next one.
 
         To be called after `backward()` and before gradients are zeroed or parameters change. It is cheap: readings are
-        made by `Taken.readings()`, at any later time.
+        made by `Taken.readings()`, at any later time. Where the update of the weights is to be read as well, the
+        optimizer's step comes next, within `Taken.updating()`.
 
         Raises:
             InputError: nothing was heard.
@@ -221,6 +222,7 @@ class Listening:
             entries=tuple(self.log.entries),
             products=tuple(self.log.products),
             parameters=summed(known.sums, lambda p: of.get(id(p))),
+            update=Update(known.updates),
             trained=Trained(
                 tuple(p is not None and p.requires_grad for p in parameters),
                 tuple(of.get(id(p)) is not None for p in parameters),

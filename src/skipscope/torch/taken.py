@@ -7,13 +7,15 @@ Roles of junctions are entries of the log like any other, with their inner produ
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from torch import nn
 
+from skipscope.errors import InputError
 from skipscope.moments import Dot, Field, Moments
 from skipscope.probe import Measured, Plan, cell_of
 from skipscope.quantities import Quantity
@@ -23,7 +25,7 @@ from skipscope.torch.evaluation import Dots, Roles, evaluated
 from skipscope.torch.layout import Place, Trained, layout
 from skipscope.torch.listening import PUSHED, Listener
 from skipscope.torch.log import Entry, Heard, Product
-from skipscope.torch.parameters import parameters_of, wanted_of
+from skipscope.torch.parameters import UPDATE, Update, parameters_of, updates_of, wanted_of
 from skipscope.torch.sums import Sums, dot_of, gathered
 from skipscope.torch.wanted import Wanted, is_default
 
@@ -60,6 +62,7 @@ class Known:
         listener: what was heard of it.
         held: its parameters.
         sums: what is summed of them.
+        updates: what is summed of what an optimizer adds to them.
         joints: the junctions of the steps that were taken, of a model that skips some too.
     """
 
@@ -76,11 +79,19 @@ class Known:
         self.listener = listener
         self.held = parameters_of(model, listener.called)
         self.sums = wanted_of(self.held, lambda site, role: wanted(site, role, "linear", False))
+        self.updates = updates_of(self.held, lambda site, role: wanted(site, role, "linear", False))
         self.joints: Sequence[Heard] = ()
         self._body = body_of(listener.heard, classes)
         self._quantities = quantities
         self._patterns = patterns
         self._planned: tuple[Any, _Planned] | None = None
+
+    @property
+    def of_updates(self) -> tuple[str, ...]:
+        """The names of the quantities that need what an optimizer adds to parameters."""
+        return tuple(
+            name for name, each in self._quantities.items() if any(role.endswith(UPDATE) for role in each.needs)
+        )
 
     def planned(self, roles: Mapping[Place, Collection[str]], trained: Trained, missed: Collection[Heard]) -> _Planned:
         """What is reported of a step in which this was summed, that happened to parameters, and those were missed.
@@ -132,6 +143,7 @@ class Taken:
         entries: the sums of what was handed on, and of what met at junctions.
         products: the inner products of the latter.
         parameters: (site, role, sums) of parameters and gradients.
+        update: what the optimizer's step adds to parameters, once it was seen.
         trained: what became of the parameters.
         missed: what the first step had, and this one had not.
         facts: what else was measured, e.g. `loss`, one number each.
@@ -144,12 +156,39 @@ class Taken:
     entries: Sequence[Entry]
     products: Sequence[Product]
     parameters: Sequence[tuple[str, str, Sums]]
+    update: Update
     trained: Trained
     missed: Sequence[Heard]
     facts: Mapping[str, Sums]
     numbers: int
     cell: Mapping[str, Any]
     notes: Mapping[str, str]
+
+    @contextmanager
+    def updating(self) -> Iterator[Taken]:
+        """Within the context the optimizer makes its step, and what that adds to the weights is read too.
+
+            with scope.take().updating() as taken:
+                optimizer.step()
+
+        For quantities of `skipscope.quantities.UPDATES`. The weights that are trained, at the sites to report, are
+        copied where the context begins, and the copies are let go where it ends. A step that is not made, as by a
+        `GradScaler` that found an overflow, adds exactly 0.
+
+        Raises:
+            InputError: no quantity that needs it was asked for, or the step was seen already.
+        """
+        if not self.known.of_updates:
+            raise InputError(
+                "updating() is for quantities that need the optimizer's step, and none was asked for: give "
+                "Listening(model, quantities=QUANTITIES | UPDATES), of skipscope.quantities."
+            )
+        if self.update.sums is not None:
+            raise InputError(
+                "updating() was there for this step already: call take() in every step that is listened to."
+            )
+        with self.update.seen():
+            yield self
 
     def readings(self, *, step: int = 0, factors: Mapping[str, Any] | None = None) -> Readings:
         """The table.
@@ -179,8 +218,18 @@ class Taken:
             values=values,
             step=step,
             statuses=planned.statuses,
-            notes=self.notes,
+            notes=self._told,
         )
+
+    @property
+    def _told(self) -> Mapping[str, str]:
+        """The notes, and which quantities wait for the optimizer's step in vain."""
+        waiting = self.known.of_updates
+        if not waiting or self.update.sums is not None:
+            return self.notes
+        told = f"no {', '.join(waiting)}: the optimizer's step was not made within `with scope.take().updating():`"
+        before = [self.notes["notes"]] if "notes" in self.notes else []
+        return {**self.notes, "notes": "; ".join([*before, told])}
 
     @cached_property
     def planned(self) -> _Planned:
@@ -205,8 +254,9 @@ class Taken:
         """All sums on the host, in one transfer: by site and call the moments of roles, inner products; the facts."""
         at = self.planned.at
         heard = [(each.site, each.call, role) for each, role, _ in self.entries]
-        places = [*heard, *((site, 0, role) for site, role, _ in self.parameters)]
-        everything = [one for _, _, one in (*self.entries, *self.parameters)]
+        parameters = (*self.parameters, *(self.update.sums or ()))
+        places = [*heard, *((site, 0, role) for site, role, _ in parameters)]
+        everything = [one for _, _, one in (*self.entries, *parameters)]
         hosted, products = gathered([*everything, *self.facts.values()], [x for _, _, x in self.products])
         moments: dict[Place, dict[str, Moments]] = defaultdict(dict)
         for (site, call, role), new in zip(places, hosted, strict=False):
