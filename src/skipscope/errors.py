@@ -8,14 +8,25 @@ imports nothing of the package, so that every other module can import it.
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import numbers
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
-__all__ = ["InputError", "as_list", "choose", "one_line", "quoted", "require_int", "require_number", "require_type"]
+__all__ = [
+    "InputError",
+    "as_list",
+    "choose",
+    "one_line",
+    "quoted",
+    "require_function",
+    "require_int",
+    "require_number",
+    "require_type",
+]
 
 _LARGEST = 2**63 - 1  # what a column of readings can hold
 _MOST = 1_000_000  # values in a list that somebody gave
@@ -79,6 +90,37 @@ def choose(parameter: str, value: object, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(text, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise InputError(f"{parameter} must be one of {', '.join(map(repr, known))}; got {quoted(value)}.{hint}")
+
+
+def require_function(parameter: str, value: object, given: Sequence[str], example: str, *, makes: bool = False) -> None:
+    """Check that `value` is a function of so many arguments, as far as its signature tells.
+
+    It is not called here, so that whatever it raises by itself stays what it is.
+
+    Args:
+        parameter: its name, for the message.
+        value: what was given as the function.
+        given: names of the arguments that it will get, by their places.
+        example: such a function, for the message.
+        makes: whether it is to make an object, so that a class will do.
+
+    Raises:
+        InputError: it cannot be called so.
+    """
+    wanted = f"{parameter} must be a function of ({', '.join(given)}), e.g. {example}"
+    if isinstance(value, type) and not makes:
+        raise InputError(f"{wanted}; got the class {value.__name__}, which makes an object in place of an answer.")
+    if not callable(value):
+        raise InputError(f"{wanted}; got {quoted(value)}.")
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):  # of some built-in functions nothing is known
+        return
+    try:
+        signature.bind(*given)
+    except TypeError as error:
+        name = getattr(value, "__qualname__", type(value).__name__)
+        raise InputError(f"{wanted}; got {one_line(f'{name}{signature}', 80)}: {error}.") from None
 
 
 def require_int(parameter: str, value: Any, *, least: int) -> int:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from skipscope import draws, readings
 from skipscope.draws import CotangentKind
 from skipscope.engines.spread import one_thread
-from skipscope.errors import InputError, as_list, choose, quoted, require_int
+from skipscope.errors import InputError, as_list, choose, quoted, require_function, require_int
 from skipscope.losses import Cotangent, cotangent
 from skipscope.moments import Dot, Field, Moments, dot, moments
 from skipscope.protocol import ROLES, Loss, Network, Run, Site
@@ -92,14 +92,26 @@ def probe(
             f"{type(quantities).__name__}."
         )
     if _is_module(network):
-        from skipscope.torch import scope  # torch is there, else there were no such model
+        from skipscope.torch import scope, steps  # torch is there, else there were no such model
 
         for name, quantity in quantities.items():
             _require_quantity(name, quantity)
+        if loss is not None:
+            steps.require_loss(loss)
+        elif cotangent != "gaussian":
+            raise InputError(
+                f"cotangent={quoted(cotangent)} is for networks of skipscope.build; of a module leave it out, or give "
+                "loss=lambda output, batch: output.sum(), which sends back ones."
+            )
         told = _factors(factors or {})
         return scope.measure(network, batch, loss, seed, quantities=quantities, sites=sites, factors=told).readings()
     if not callable(getattr(network, "run", None)):
-        raise InputError(f"network must be a network, e.g. of skipscope.build(spec, seed=0); got {quoted(network)}.")
+        raise InputError(
+            "network must be a network, e.g. of skipscope.build(spec, seed=0), or a torch.nn.Module; got "
+            f"{quoted(network)}."
+        )
+    if loss is not None:
+        require_function("loss", loss, ("output", "batch"), "skipscope.losses.CrossEntropy()")
     for name, quantity in quantities.items():
         _require_quantity(name, quantity)
     given, data = _batch(network, batch, seed)
@@ -243,6 +255,11 @@ def _require_quantity(name: str, quantity: object) -> None:
     """Whether a quantity asks for what there is: a role or a sum misspelt would give no reading, and say nothing."""
     if not isinstance(quantity, Quantity):
         raise InputError(f"quantities[{name!r}] must be a Quantity; got {type(quantity).__name__}.")
+    if any(role.endswith("_update") for role in quantity.needs):
+        raise InputError(
+            f"quantities[{name!r}] is of an optimizer's step, and a probe makes none: listen to a step with "
+            "skipscope.torch.Listening, and make it within `with scope.take().updating():`."
+        )
     for role, fields in quantity.needs.items():
         choose(f"quantities[{name!r}]: a role of needs", role, ROLES)
         for field in fields:

@@ -21,9 +21,9 @@ from skipscope.diagnosis import Finding, Verdict
 from skipscope.errors import InputError
 from skipscope.intervals import student
 from skipscope.readings import Readings, require_readings
-from skipscope.words import number
+from skipscope.words import counted, number
 
-__all__ = ["BATCHES", "findings", "flow_data", "profile_data", "training_data"]
+__all__ = ["BATCHES", "findings", "flow_data", "profile_data", "taken_out", "training_data"]
 
 BATCHES = 5
 """Batches that an interval over batches needs before it decides."""
@@ -162,18 +162,46 @@ def findings(readings: Readings) -> list[Finding]:
     return found
 
 
-def _subject(cells: pl.DataFrame) -> str:
-    row = cells.filter(done=WITHOUT).row(0, named=True)
-    kept = f"; the shortcut at {row['kept']} cannot be removed and stays" if row["kept"] else ""
-    return f"the model {row['design']} without {_shortcuts(row['removed'])}{kept}"
+def taken_out(readings: Readings) -> str:
+    """What the twin lacks, in words, and what stays: `its 5 shortcuts`, or `5 of its shortcuts (3 additions that ...)`.
+
+    Raises:
+        InputError: the readings are not of study `twin`.
+    """
+    return _taken_out(_cells(readings))
 
 
-def _shortcuts(count: int) -> str:
+def _taken_out(cells: pl.DataFrame) -> str:
+    count, stays = cells.filter(done=WITHOUT)["removed"][0], _stays(cells)
+    if stays:
+        return f"{count} of its shortcuts ({'; '.join(stays)})"
     return f"its {count} shortcuts" if count != 1 else "its shortcut"
 
 
+def _stays(cells: pl.DataFrame) -> list[str]:
+    """What is still added in the twin, each in words; nothing where every shortcut is gone."""
+    row = cells.filter(done=WITHOUT).row(0, named=True)
+    kept, doubtful = row["kept"], row.get("not_understood") or 0
+    told = []
+    if kept:
+        one = ", " not in kept
+        told.append(f"the {'shortcut' if one else 'shortcuts'} at {kept} cannot be removed and {_stay(one)}")
+    if doubtful:
+        one = doubtful == 1
+        told.append(f"{counted(doubtful, 'addition')} that {'is' if one else 'are'} not understood {_stay(one)}")
+    return told
+
+
+def _stay(one: bool) -> str:
+    return "stays" if one else "stay"
+
+
+def _subject(cells: pl.DataFrame) -> str:
+    return f"the model {cells['design'][0]} without {_taken_out(cells)}"
+
+
 def _flow(cells: pl.DataFrame, rows: pl.DataFrame, what: str) -> Finding:
-    rule = f"without shortcuts less of the {what} arrives"
+    rule = f"without {'some of its ' if _stays(cells) else ''}shortcuts less of the {what} arrives"
     verdict, said = _flow_judged(_subject(cells), rows, what)
     cell = cells.filter(done=WITHOUT)["cell"][0]
     return Finding(rule, cell, _subject(cells), verdict, said, rows, _FLOW, _FLOW_SOURCE)
@@ -232,10 +260,8 @@ def _trained(cells: pl.DataFrame, readings: Readings) -> Finding:
     losses = _training(readings)
     row = cells.filter(pl.col("batch_number").is_null(), done=AS_IS).row(0, named=True)
     verdict, said, evidence = _trained_judged(_subject(cells), losses, row)
-    return Finding(
-        "with its shortcuts the model trains better", row["cell"], f"the model {row['design']}", verdict, said,
-        evidence, _TRAINED, _TRAINED_SOURCE,
-    )  # fmt: skip
+    rule = f"with {'all of ' if _stays(cells) else ''}its shortcuts the model trains better"
+    return Finding(rule, row["cell"], f"the model {row['design']}", verdict, said, evidence, _TRAINED, _TRAINED_SOURCE)
 
 
 def _stopped(losses: pl.DataFrame, steps: int) -> int | None:

@@ -85,6 +85,35 @@ def troubled(*given):
 
 def of_a_file(*given):
     return open("weights.bin")
+
+
+def needs_more(*given):
+    raise ImportError("no such library")
+
+
+def out_of_luck(output, batch):
+    raise ValueError("no luck")
+
+
+def no_number(output, batch):
+    return output
+
+
+class Add(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.branch = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
+
+    def forward(self, x):
+        return x + self.branch(x)
+
+
+def add():
+    return Add()
+
+
+def deep(depth, seed):
+    return nn.Sequential(*(Add() for _ in range(depth)))
 """
 
 
@@ -161,6 +190,8 @@ def test_a_batch_in_a_file_with_a_loss_sites_and_a_report(here: Path, succeeded:
         (["ourmodels:loss", "--input", "4x6"], "must be callable without arguments"),
         (["ourmodels:make_model"], "either --input 8x3x224x224 or --batch"),
         (["ourmodels:make_model", "--input", "4by6"], "--input must be the sizes of a tensor"),
+        (["ourmodels:make_model", "--input", f"{10**11}x{10**8}"], "x100000000' cannot be drawn (Storage size"),
+        (["ourmodels:make_model", "--input", f"4x{10**30}"], "000' cannot be drawn ("),
         (["ourmodels:make_model", "--input", "4x6", "--input-dtype", "float"], "--input-dtype must be one of"),
         (["ourmodels:Tokens", "--input", "4x6", "--input-dtype", "int64"], "needs --high"),
         (["ourmodels:make_model", "--input", "4x6", "--high", "3"], "--high 3 is of whole numbers"),
@@ -215,9 +246,57 @@ def test_whatever_a_factory_raises_is_one_line(here: Path, refused: Callable[...
         assert words.replace("MODEL", "--loss") in line
 
 
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        ("ourmodels:troubled", "fails on what it is given (Trouble: no luck today): mend it"),
+        ("ourmodels:of_a_file", "fails on what it is given (FileNotFoundError: [Errno 2] No such file"),
+        ("ourmodels:needs_more", "fails on what it is given (ImportError: no such library): mend it"),
+        ("ourmodels:loss", "fails on what it is given ("),  # the batch has no targets
+        ("ourmodels:number", "must be a function of (output, batch), e.g. lambda output, batch: torch."),
+        ("ourmodels:Tokens", "got the class Tokens, which makes an object in place of an answer"),
+        ("ourmodels:make_model", "got make_model(seed=None): too many positional arguments"),
+        ("ourmodels:no_number", ": loss must give one real number"),
+        ("ourmodels:los", ": the name must be one of "),
+        ("ourloss:loss", ": there is no module 'ourloss' here or installed"),
+    ],
+)
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("flow", "ourmodels:add"),
+        ("twin", "ourmodels:add"),
+        ("lesion", "ourmodels:add"),
+        ("sweep", "ourmodels:deep", "--depths", "1:2", "--seeds", 1, "--folder", "kept"),
+    ],
+    ids=lambda given: given[0],
+)
+def test_a_loss_that_fails_is_not_blamed_on_the_model(
+    here: Path, refused: Callable[..., str], given: tuple[Any, ...], loss: str, words: str
+):
+    line = refused(*given, "--input", "4x6", "--loss", loss)
+
+    assert line.startswith(f"--loss {loss!r}")
+    assert words in line
+    assert "MODEL" not in line
+
+
+def test_a_loss_that_fails_in_a_worker_is_not_blamed_on_the_model(here: Path, refused: Callable[..., str]):
+    given = ("--input", "4x6", "--depths", "1:2", "--seeds", 1, "--jobs", 2)
+    line = refused("sweep", "ourmodels:deep", *given, "--loss", "ourmodels:out_of_luck")
+
+    assert line.startswith("--loss 'ourmodels:out_of_luck' fails on what it is given (ValueError: no luck)")
+
+
+def test_a_model_that_fails_is_not_blamed_on_its_loss(here: Path, refused: Callable[..., str]):
+    line = refused("flow", "ourmodels:add", "--input", "4x5", "--loss", "ourmodels:no_number")
+
+    assert line.startswith("MODEL 'ourmodels:add' fails on what it is given (RuntimeError: mat1 and mat2 ")
+
+
 def test_what_cannot_be_written_is_no_fault_of_the_model(here: Path, refused: Callable[..., str]):
     Path("there").write_text("a file")
-    line = refused("sweep", "ourmodels:make_model", "--input", "4x6", "--depths", "1:2", "--folder", "there/sweep")
+    line = refused("sweep", "ourmodels:troubled", "--input", "4x6", "--depths", "1:2", "--folder", "there/sweep")
 
     assert "MODEL" not in line
 

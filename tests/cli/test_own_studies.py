@@ -116,7 +116,7 @@ def test_sweep(here: Path, succeeded: Callable[..., str]):
         (["lesion", "--at", "7"], "--at '7' is about a model of your own"),
         (["lesion", "--batch", "file.safetensors"], "--batch must be a whole number"),
         (["sweep", "ourdeep:deap", "--input", "4x6"], "Did you mean 'deep'"),
-        (["sweep", "ourdeep:make_model", "--input", "4x6"], "fails on what it is given (TypeError"),
+        (["sweep", "ourdeep:make_model", "--input", "4x6"], "MODEL 'ourdeep:make_model' must be a function of (depth,"),
         (["sweep", "ourdeep:deep", "--input", "4x6", "--width", "3"], "--width 3 is about designs"),
         (["sweep", "--twin"], "is about a model of your own"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import io
 import pickle
 import weakref
 from collections.abc import Callable
@@ -21,7 +22,7 @@ import skipscope
 from scope.designs import DESIGNS, WAYS, Calls, Dense, cifar_resnet, dense, design, images, rows
 from scope.zoo import BasicBlock, made
 from skipscope import InputError
-from skipscope.torch import gains, junctions
+from skipscope.torch import Junctions, gains, junctions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -232,6 +233,94 @@ def test_junctions_that_were_found_before_can_be_given():
             assert torch.equal(zeroed, model(batch))
 
 
+def loaded(model: Any) -> Any:
+    """The model, saved and loaded."""
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def made_anew(model: Any) -> Any:
+    """Another of the same make, with these weights."""
+    other, _ = made("resnet18")
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def with_a_compiled_part(model: Any) -> Any:
+    model = copy.deepcopy(model)
+    model.layer1 = torch.compile(model.layer1, backend="eager")
+    return model
+
+
+@pytest.mark.parametrize(
+    "alike",
+    [copy.deepcopy, loaded, made_anew, with_a_compiled_part, lambda model: torch.compile(model, backend="eager")],
+    ids=["copied", "loaded", "made anew", "compiled in part", "compiled"],
+)
+def test_junctions_of_a_model_that_is_built_and_written_alike_can_be_given(alike: Callable[[Any], Any]):
+    model, batch = made("resnet18")
+    other, twin = alike(model.eval()).eval(), plain(model)
+    for found in (junctions(model, batch), pickle.loads(pickle.dumps(junctions(model, batch)))):
+        with gains(other, found, shortcut=0):
+            assert torch.equal(other(batch), twin(batch))
+
+
+def longer() -> Any:
+    """Has three junctions named as those of `design("x + f(x)")`, and more."""
+    return dense(*(Dense(lambda x, y, block: x + y) for _ in range(5)))
+
+
+def shorter() -> Any:
+    return dense(Dense(lambda x, y, block: x + y))
+
+
+def written_anew() -> Any:
+    """Modules and classes of the same names, in other code."""
+
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.relu(self.body(x))
+
+    Dense.__qualname__ = "Dense"
+    return dense(*(Dense() for _ in range(3)))
+
+
+@pytest.mark.parametrize("other", [longer, shorter, written_anew, lambda: copy.deepcopy(design("x + f(x)")[0])[:3]])
+@pytest.mark.parametrize("turned", [{"shortcut": 0}, {"branch": 0, "at": "1"}, {}], ids=str)
+def test_junctions_of_another_model_are_refused(other: Callable[[], Any], turned: dict[str, Any]):
+    model, batch = design("x + f(x)")
+    found = junctions(other(), batch)
+    with (
+        pytest.raises(InputError, match=r"^batch: these junctions were found on another model, a Sequential, [^\n]*$"),
+        gains(model, found, **turned),
+    ):
+        pass
+    with pytest.raises(InputError, match="^batch: these junctions"), gains(model, batch), gains(model, found):
+        pass
+    assert all(not m._forward_hooks for m in model.modules())
+
+
+def test_junctions_found_before_a_part_was_exchanged_are_refused():
+    model, batch = design("x + f(x)")
+    found = junctions(model, batch)
+    model[2] = nn.Linear(6, 6)
+    with pytest.raises(InputError, match="or before the modules or the code of this Sequential were changed"):
+        gains(model, found, shortcut=0).__enter__()
+
+
+def test_junctions_that_somebody_put_together_are_taken_as_they_are():
+    model, batch = design("x + f(x)")
+    chosen = Junctions("Sequential", junctions(model, batch).found[:2])
+    with gains(model, chosen, branch=0) as turned:
+        assert [each.name for each in turned.junctions] == ["1", "2"]
+
+
 def test_training_steps_with_an_optimizer():
     model, batch = made("resnet18")
     twin = plain(model)
@@ -398,10 +487,49 @@ def test_refusals():
         ({"at": []}, r"^at=\[\] names no junction: give names or shell patterns, or None for all junctions\.$"),
         ({"shortcut": float("nan")}, "^shortcut must be a finite number; got nan.$"),
         ({"branch": "0"}, "^branch must be a number; got '0'.$"),
+        (
+            {"at": junctions(model, batch)[1]},
+            r"^at takes names, no junctions: give the junction's name, 'layer1\.1'\.$",
+        ),
+        ({"at": junctions(model, batch)[1:3]}, r"^at takes names, no junctions: give the junction's name, 'layer1\.1'"),
     ):
         with pytest.raises(InputError, match=match), gains(model, batch, **told):
             pass
     assert all(not m._forward_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (Dense, r"^model must be a torch\.nn\.Module; got the class Dense: give one that it makes\.$"),
+        (None, r"^model must be a torch\.nn\.Module; got None\.$"),
+        ([nn.Linear(2, 2)], r"^model must be a torch\.nn\.Module; got \[Linear"),
+        (torch.zeros(1), r"^model must be a torch\.nn\.Module; got tensor"),
+    ],
+    ids=["a class", "None", "a list", "a tensor"],
+)
+def test_what_is_no_model_is_refused(model: Any, match: str):
+    with pytest.raises(InputError, match=match):
+        junctions(model, torch.zeros(1, 2))
+    with pytest.raises(InputError, match=match), gains(model, torch.zeros(1, 2)):
+        pass
+
+
+def test_junctions_are_no_batch():
+    model, batch = design("x + f(x)")
+    found = junctions(model, batch)
+    match = "^batch must be what the model is to see; got junctions: only gains take them in its place, and all that "
+    for part in (found[0], found.found, list(found)):
+        with pytest.raises(InputError, match=match), gains(model, part, shortcut=0):
+            pass
+    with pytest.raises(InputError, match=match):
+        junctions(model, found)
+
+
+def test_a_context_inside_another_refuses_what_the_outer_would():
+    model, batch = design("x + f(x)")
+    with gains(model, batch, shortcut=0), pytest.raises(InputError, match="^batch must be what the model is to see"):
+        gains(model, None).__enter__()
 
 
 def test_what_is_not_understood_is_refused_by_name():

@@ -88,8 +88,11 @@ def twin_flow(readings: Readings, *, columns: int = 2) -> alt.FacetChart:
         in_order(table["panel"]),
         columns=columns,
         title="Signal and gradient, with and without shortcuts",
-        subtitle=[f"medians over batches; {title_of('activation_rms')}, {title_of('activation_grad_norm')}"],
-        description=_ends(table, "Signal and gradient by place, with and without shortcuts."),
+        subtitle=[
+            f"medians over batches; {title_of('activation_rms')}, {title_of('activation_grad_norm')}",
+            f"without shortcuts: without {twins.taken_out(readings)}",
+        ],
+        description=_ends(table, f"Signal and gradient by place, with and without {twins.taken_out(readings)}."),
         size=(320, 220),
     )
 
@@ -134,8 +137,11 @@ def twin_losses(readings: Readings, *, columns: int = 1) -> alt.FacetChart:
         in_order(table["panel"]),
         columns=columns,
         title="Training loss, with and without shortcuts",
-        subtitle=["from the same weights, on the same batches in the same order; one run of each"],
-        description=_ends(table, "Training loss, with and without shortcuts."),
+        subtitle=[
+            "from the same weights, on the same batches in the same order; one run of each",
+            f"without shortcuts: without {twins.taken_out(readings)}",
+        ],
+        description=_ends(table, f"Training loss, with and without {twins.taken_out(readings)}."),
         size=(420, 240),
     )
 

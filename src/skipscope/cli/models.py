@@ -118,7 +118,7 @@ def measured(
     found = []
     for seed in seeds:
         data = _batch(batch, seed=seeds[0], **asked)
-        with told(model):
+        with told(model, loss=loss):
             made = naming.model_of(model, seed=seed)
             one = scope.measure(made, data, fn, seed, quantities=QUANTITIES, sites=sites or None, factors={})
         # What is drawn for every seed is one cell, as of designs.
@@ -145,7 +145,7 @@ def studied(verb: str, own: dict[str, Any], **asked: Any) -> Readings:
     data = {name: own[name] for name in ("input_", "input_dtype", "high")}
     held = batches_of(own["batch"], own["batches"], **data, seed=seeds[0])
     seeded = {"seed": seeds[0]} if verb == "twin" else {}
-    with told(own["model"]):
+    with told(own["model"], loss=own["loss"]):
         readings: Readings = getattr(studies, verb)(
             naming.model_of(own["model"], seed=seeds[0]), iter(held), loss=loss, **seeded, **asked
         )
@@ -161,14 +161,16 @@ def swept(own: dict[str, Any], progress: Any) -> Readings:
     require_torch(own["model"])
     from skipscope import studies
     from skipscope.torch import naming
+    from skipscope.torch_studies.sweep import require_factory
 
     with told(own["model"]):
-        naming.named("MODEL", own["model"])
+        make_model = naming.named("MODEL", own["model"])
+    require_factory(make_model, f"MODEL {own['model']!r}")
     given_loss(own["loss"])
     data = {name: own[name] for name in ("input_", "input_dtype", "high")}
     batch = _batch(own["batch"], **data, seed=own["seeds"][0])
     asked = {name: own[name] for name in ("depths", "seeds", "loss", "twin", "sites", "folder", "jobs")}
-    with told(own["model"], folder=own["folder"]):
+    with told(own["model"], loss=own["loss"], folder=own["folder"]):
         return studies.sweep(own["model"], batch=batch, **asked, progress=progress)
 
 
@@ -188,14 +190,16 @@ def given_loss(loss: str | None) -> Any:
     """The loss that is named, or None.
 
     Raises:
-        InputError: there is no such name.
+        InputError: there is no such name, or it is that of no loss.
     """
-    from skipscope.torch import naming
+    from skipscope.torch import naming, steps
 
     if loss is None:
         return None
     with told(loss, "--loss"):
-        return naming.named("--loss", loss)
+        found = naming.named("--loss", loss)
+    steps.require_loss(found, f"--loss {loss!r}")
+    return found
 
 
 def batches_of(
@@ -211,29 +215,39 @@ def batches_of(
 
     require_int("--batches", count, least=1)
     if input_ is not None:
-        _batch(batch, input_=input_, input_dtype=input_dtype, high=high, seed=seed)  # says what is wrong with it
-        return [naming.drawn(input_, dtype=input_dtype, high=high, seed=seed + each) for each in range(count)]
+        how: dict[str, Any] = {"input_": input_, "input_dtype": input_dtype, "high": high}
+        return [_batch(batch, **how, seed=seed + each) for each in range(count)]
     return naming.parts(_batch(batch, input_=None, input_dtype=input_dtype, high=high, seed=seed), count)
 
 
 @contextmanager
-def told(name: str, parameter: str = "MODEL", *, folder: Path | None = None) -> Iterator[None]:
+def told(name: str, parameter: str = "MODEL", *, loss: str | None = None, folder: Path | None = None) -> Iterator[None]:
     """What a user's own code raises is told in one line, as it is about what it was given.
 
     Args:
         name: of the model or the loss.
         parameter: which of them it is.
+        loss: the name of the loss that is called beside it: what that raises is no fault of the model.
         folder: where work is kept: what cannot be written there is no fault of theirs.
     """
+    from skipscope.torch.steps import BY_LOSS
+
     try:
         yield
-    except (InputError, click.ClickException, click.Abort, BrokenPipeError):
+    except InputError as error:
+        if loss is None or not str(error).startswith("loss "):
+            raise
+        raise InputError(f"--loss {loss!r}: {error}") from None
+    except (click.ClickException, click.Abort, BrokenPipeError):
         raise
     except Exception as error:  # theirs may be any
-        if isinstance(error, OSError) and folder is not None and str(error.filename).startswith(str(folder)):
+        by_loss = loss is not None and BY_LOSS in getattr(error, "__notes__", ())
+        if by_loss:
+            parameter, name = "--loss", str(loss)
+        elif isinstance(error, OSError) and folder is not None and str(error.filename).startswith(str(folder)):
             raise
         said = f"{type(error).__name__}: {error}".replace("\n", " ")
-        if isinstance(error, ImportError | SyntaxError):
+        if isinstance(error, ImportError | SyntaxError) and not by_loss:
             raise InputError(f"{parameter} {name!r} cannot be imported ({said}): mend it.") from error
         raise InputError(
             f"{parameter} {name!r} fails on what it is given ({said}): mend it, or give another --input, --batch or "
@@ -250,7 +264,11 @@ def _batch(batch: str, *, input_: str | None, input_dtype: str, high: int | None
         raise InputError("say what MODEL is to see: either --input 8x3x224x224 or --batch file.safetensors.")
     if input_ is None:
         return naming.stored(Path(batch))
-    return naming.drawn(input_, dtype=input_dtype, high=high, seed=seed)
+    try:
+        return naming.drawn(input_, dtype=input_dtype, high=high, seed=seed)
+    except (RuntimeError, MemoryError, TypeError) as error:  # what PyTorch says of sizes beyond memory or 64 bits
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"--input {input_!r} cannot be drawn ({reason}): give smaller sizes.") from None
 
 
 _COLUMNS = ("activation_rms", "activation_grad_norm", "weight_grad_norm", "dead")

@@ -22,7 +22,7 @@ def twin_section(readings: Readings, *, anchor: str = "twin") -> Section:
         InputError: the readings are not of study `twin`.
     """
     found = twins.findings(readings)
-    blocks: list[Block] = [Prose((_TWIN_ASKED,)), _flow_figure(readings)]
+    blocks: list[Block] = [Prose((_TWIN_ASKED.format(taken_out=twins.taken_out(readings)),)), _flow_figure(readings)]
     with contextlib.suppress(InputError):  # nothing was trained
         blocks.append(_losses_figure(readings))
     blocks += [Prose((), "Findings"), Findings(tuple(found)), limits(*_TWIN_LIMITS), _method(readings)]
@@ -38,8 +38,9 @@ def twin_section(readings: Readings, *, anchor: str = "twin") -> Section:
 
 
 _TWIN_ASKED = (
-    "What would this model do without its shortcuts? Each is taken out of the sum that it enters, and everything else "
-    "stays: the same weights, the same batches. So what differs is what the shortcuts do."
+    "What would this model do without its shortcuts? The model as it is stands beside the model without {taken_out}. "
+    "Each of these is taken out of the sum that it enters, and everything else stays: the same weights, the same "
+    "batches. So what differs is what those shortcuts do."
 )
 _TWIN_LIMITS = (
     "One model is looked at, as it is now. Weights that were drawn or trained for a model with shortcuts are not those "
@@ -139,14 +140,15 @@ def _method(readings: Readings) -> Method:
             return []
         return [str(value) for value in cells[column].unique().sort() if value not in (None, "")]
 
-    kept = values("kept")
+    doubtful = [each for each in values("not_understood") if each != "0"]
     facts = (
         ("Model", joined(values("design"))),
         ("Batches", plural(len(values("batch_number")), "batch", "batches")),
         ("Samples a batch", joined(values("batch"))),
         ("Loss", joined(each.removeprefix("loss ") for each in values("loss") or values("cotangent"))),
         ("Mode", "evaluation" if any(each.startswith("inference") for each in values("edit")) else "training"),
-        ("Shortcuts that cannot be removed, and stay", "; ".join(kept)),
+        ("Shortcuts that cannot be removed, and stay", "; ".join(values("kept"))),
+        ("Additions that are not understood, and stay", joined(doubtful)),
         ("Steps of training", joined(values("steps"))),
         ("Optimizer", joined(values("optimizer"))),
         ("Computed on", readings.meta.get("device", "")),

@@ -21,9 +21,10 @@ from torch.overrides import TorchFunctionMode
 
 from skipscope.errors import require_number
 from skipscope.torch.calls import Addition, Calls, Place, addition
-from skipscope.torch.junctions import Junction, Junctions, junctions
-from skipscope.torch.keeping import eager, require_plain, unwrapped
+from skipscope.torch.junctions import Junction, Junctions, junctions, only_module
+from skipscope.torch.keeping import eager, unwrapped
 from skipscope.torch.shortcuts import broadcast
+from skipscope.torch.steps import arguments
 
 __all__ = ["Turned", "gains", "told", "turned_at"]
 
@@ -58,19 +59,24 @@ def gains(
 
     Args:
         model: any module.
-        batch: as for `junctions`, which are found with it; or what that has given.
+        batch: as for `junctions`, which are found with it; or what that has given for this model, or for one that is
+            built and written alike, as its copies are.
         shortcut: what shortcuts are multiplied by; 0 removes them.
         branch: what branches are multiplied by; 0 removes them.
         at: names of junctions, shell patterns allowed; None is all.
 
     Raises:
-        InputError: a gain is not a finite number, `at` names no junction, or the model cannot be run by one process.
+        InputError: a gain is not a finite number, `at` names no junction, the junctions are another model's, or the
+            model cannot be run by one process.
     """
     factors = require_number("shortcut", shortcut), require_number("branch", branch)
-    require_plain(model)
-    inner = unwrapped(model)
+    inner = only_module(model)
+    if isinstance(batch, Junctions):
+        batch.require_of(inner)
     turning = _ACTIVE.get(id(inner))
     if turning is not None:
+        if not isinstance(batch, Junctions):
+            arguments(batch)  # says what is wrong with it, though the junctions are known
         with turning.turned(at, factors) as turned:
             yield turned
         return

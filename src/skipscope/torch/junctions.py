@@ -8,9 +8,10 @@ model is left as it was. A junction is called by the module in whose `forward` t
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -19,13 +20,13 @@ from torch import nn
 from skipscope.errors import InputError, as_list, quoted
 from skipscope.torch.calls import Place
 from skipscope.torch.keeping import eager, kept, require_plain, unwrapped
-from skipscope.torch.names import apart
+from skipscope.torch.names import apart, clean
 from skipscope.torch.provenance import Node, Provenance, Sum
 from skipscope.torch.shortcuts import Kind, Shortcut, shortcut_of
 from skipscope.torch.steps import arguments
 from skipscope.words import counted
 
-__all__ = ["Doubtful", "Junction", "Junctions", "junctions", "named"]
+__all__ = ["Doubtful", "Junction", "Junctions", "junctions", "named", "only_module", "structure_of"]
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,15 @@ class Junctions(Sequence[Junction]):
         found: the junctions.
         not_understood: additions that look like one, each with the reason why it is not counted.
         concatenations: how often a tensor was put beside what had been made of it, as in DenseNet and U-Net.
+        structure: of the model that they were found on (`structure_of`), by which another model is told from it; "" is
+            of junctions that somebody put together, which are not asked where they come from.
     """
 
     model: str
     found: tuple[Junction, ...]
     not_understood: tuple[Doubtful, ...] = ()
     concatenations: int = 0
+    structure: str = field(default="", compare=False)
 
     def __len__(self) -> int:
         return len(self.found)
@@ -142,7 +146,7 @@ class Junctions(Sequence[Junction]):
         """Those whose site or name one of these shell patterns matches; all for None.
 
         Raises:
-            InputError: a pattern matches none, or only what is not understood, or there is no pattern.
+            InputError: a pattern matches none, or only what is not understood, or is no text, or there is no pattern.
         """
         if patterns is None:
             return self.found
@@ -151,6 +155,8 @@ class Junctions(Sequence[Junction]):
         if not asked:
             raise InputError("at=[] names no junction: give names or shell patterns, or None for all junctions.")
         for pattern in asked:
+            if isinstance(pattern, Junction):
+                raise InputError(f"at takes names, no junctions: give the junction's name, {pattern.name!r}.")
             matched = {j.name for j in self.found if fnmatchcase(j.site, str(pattern)) or j.name == str(pattern)}
             if not matched:
                 doubtful = [each for each in self.not_understood if fnmatchcase(_module(each), str(pattern))]
@@ -172,6 +178,19 @@ class Junctions(Sequence[Junction]):
         """
         if not self.found and self.not_understood:
             raise InputError(f"{self._refused(self.not_understood)}, so none of its additions can be re-weighted.")
+
+    def require_of(self, model: nn.Module) -> None:
+        """Whether they were found on this model, or on one that is built and written alike, as its copies are.
+
+        Raises:
+            InputError: they were found on another.
+        """
+        if self.structure not in ("", structure_of(model)):
+            raise InputError(
+                f"batch: these junctions were found on another model, a {self.model}, or before the modules or the "
+                f"code of this {type(unwrapped(model)).__name__} were changed: find them anew with junctions(model, "
+                "batch), or give a batch."
+            )
 
     def _refused(self, doubtful: Sequence[Doubtful]) -> str:
         first, more = doubtful[0], len(doubtful) - 1
@@ -199,6 +218,37 @@ def _module(of: Doubtful) -> str:
     return of.module or "forward"
 
 
+def only_module(model: object) -> nn.Module:
+    """The model, if it is one that one process can run; a compiled one as it is written.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if isinstance(model, type):
+        raise InputError(f"model must be a torch.nn.Module; got the class {model.__name__}: give one that it makes.")
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module; got {quoted(model)}.")
+    require_plain(model)
+    return unwrapped(model)
+
+
+def structure_of(model: nn.Module) -> str:
+    """A digest of what says where a model adds: every module's name and class, and where its code stands.
+
+    It is the same of copies, of a model that was saved and loaded, and of what `torch.compile` makes of it; shapes,
+    weights and the mode are not in it. Where code is made anew for every copy, as by `torch.fx`, it is another.
+    """
+    # What a wrapper holds goes by the wrapper's name and comes after it.
+    told = {clean(name): _written(module) for name, module in unwrapped(model).named_modules()}
+    return hashlib.blake2b(repr(list(told.items())).encode(), digest_size=8).hexdigest()
+
+
+def _written(module: nn.Module) -> tuple[str, str, int]:
+    """The module's class, and where its `forward` begins."""
+    code = getattr(module.forward, "__code__", None)
+    return type(module).__qualname__, getattr(code, "co_filename", ""), getattr(code, "co_firstlineno", 0)
+
+
 def junctions(model: nn.Module, batch: Any) -> Junctions:
     """Find every addition of a shortcut and a branch that the model makes, by running it once.
 
@@ -209,8 +259,8 @@ def junctions(model: nn.Module, batch: Any) -> Junctions:
     Raises:
         InputError: the model cannot be run by one process, or the batch is not what it says.
     """
-    require_plain(model)
-    model = unwrapped(model)
+    model = only_module(model)
+    _require_no_junctions(batch)
     args, kwargs = arguments(batch)
     met: list[Shortcut] = []
 
@@ -226,7 +276,16 @@ def junctions(model: nn.Module, batch: Any) -> Junctions:
             model(*args, **kwargs)
     finally:
         record.off()
-    return named(model, record, met)[0]
+    return replace(named(model, record, met)[0], structure=structure_of(model))
+
+
+def _require_no_junctions(batch: object) -> None:
+    first = batch[0] if isinstance(batch, list | tuple) and batch else batch
+    if isinstance(first, Junction | Junctions):
+        raise InputError(
+            "batch must be what the model is to see; got junctions: only gains take them in its place, and all that "
+            "junctions(model, batch) has given."
+        )
 
 
 def named(model: nn.Module, record: Provenance, met: Sequence[Shortcut]) -> tuple[Junctions, list[Shortcut]]:

@@ -15,13 +15,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils.data import DataLoader
 
 from skipscope import draws
-from skipscope.errors import InputError, quoted
+from skipscope.errors import InputError, quoted, require_function
 from skipscope.probe import called, digest_of
 from skipscope.torch.listening import tensors_of
 
-__all__ = ["Sent", "arguments", "data_of", "gradients", "require_followed", "sent_back", "trained"]
+__all__ = [
+    "BY_LOSS",
+    "Sent",
+    "arguments",
+    "data_of",
+    "gradients",
+    "require_answering",
+    "require_followed",
+    "require_loss",
+    "sent_back",
+    "trained",
+]
+
+BY_LOSS = "It was raised by loss, called as loss(output, batch) with the whole batch."
+"""A note on whatever a loss raises, which is raised on as it is: who reads it knows that the model has run."""
 
 
 def arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -30,16 +45,15 @@ def arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     Raises:
         InputError: it is nothing that a model could be given, or it is empty.
     """
-    if isinstance(batch, bool | int | float | str | np.ndarray) or batch is None:
-        raise InputError(
-            f"batch must be what the model is to see: a tensor, (inputs, targets) or a mapping of keyword arguments; "
-            f"got {quoted(batch)}."
-        )
+    _require_seen(batch, "batch must be what the model is to see: a tensor, (inputs, targets)")
     inputs = batch
     if isinstance(batch, list | tuple) and not hasattr(batch, "_fields"):
         if not batch:
             raise InputError("batch is empty: give a tensor, or (inputs, targets).")
         inputs = batch[0]
+        _require_seen(inputs, "batch: the inputs of (inputs, targets) must be a tensor, a tuple of several")
+    if isinstance(inputs, Mapping) and (other := [name for name in inputs if not isinstance(name, str)]):
+        raise InputError(f"batch: the names of keyword arguments must be texts; got {quoted(other[0])}.")
     args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (_positional(inputs), {})
     for path, x in tensors_of((args, kwargs), every=True):
         if x.is_nested:
@@ -51,6 +65,23 @@ def arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
                 f"batch is empty: its input{path[3:]} has the shape {tuple(x.shape)}; give 1 sample at least."
             )
     return args, kwargs
+
+
+_NOTHING_TO_SEE = (int, float, complex, str, bytes, set, frozenset, np.ndarray, type(None))
+
+
+def _require_seen(given: object, wanted: str) -> None:
+    """Whether it is no number, text or the like, which no model sees alone, and no loader.
+
+    Raises:
+        InputError: it is.
+    """
+    if isinstance(given, DataLoader | Iterator):
+        raise InputError(
+            f"batch is a {type(given).__name__}, which holds several: give one of them, e.g. next(iter(loader))."
+        )
+    if isinstance(given, _NOTHING_TO_SEE):
+        raise InputError(f"{wanted} or a mapping of keyword arguments; got {quoted(given)}.")
 
 
 def _positional(inputs: Any) -> tuple[Any, ...]:
@@ -74,9 +105,10 @@ def sent_back(
         seeds: of which the first draws the cotangent, where there is no loss.
 
     Raises:
-        InputError: the loss is none of PyTorch, or gives no scalar.
+        InputError: the loss cannot be called, is none of PyTorch, or gives no scalar.
     """
     if loss is not None:
+        require_loss(loss)
         value = _loss_of(loss, output, batch)
         return Sent(value), called(loss)
     own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
@@ -90,17 +122,52 @@ def sent_back(
     return Sent(y, v), f"gaussian, seed {seeds[0]}"
 
 
-def _loss_of(loss: Callable[[Any, Any], Any], output: Any, batch: Any) -> Tensor:
-    if type(loss).__module__.startswith("skipscope.losses"):
+_LOSS = "lambda output, batch: torch.nn.functional.cross_entropy(output, batch[1])"
+
+
+def require_loss(loss: object, parameter: str = "loss") -> None:
+    """Whether it can be called as `loss(output, batch)`, and is of PyTorch; to be asked before a model is run.
+
+    Args:
+        loss: what was given as the loss.
+        parameter: where it was given, for the message.
+
+    Raises:
+        InputError: it is not.
+    """
+    kind = loss if isinstance(loss, type) else type(loss)
+    if kind.__module__.startswith("skipscope.losses"):
         raise InputError(
-            f"loss {quoted(loss)} is one of NumPy networks: of a module give a function of PyTorch, e.g. "
-            "lambda output, batch: torch.nn.functional.cross_entropy(output, batch[1])."
+            f"{parameter} {quoted(loss)} is one of NumPy networks: of a module give a function of PyTorch, e.g. "
+            f"{_LOSS}."
         )
+    require_answering(parameter, loss, _LOSS)
+
+
+def require_answering(parameter: str, function: object, example: str) -> None:
+    """Whether a function, or a module, can be called with an output and its batch.
+
+    Raises:
+        InputError: it cannot.
+    """
+    # A module takes whatever comes, and hands it on to its `forward`.
+    called_in_the_end = function.forward if isinstance(function, nn.Module) else function
+    require_function(parameter, called_in_the_end, ("output", "batch"), example)
+
+
+def _loss_of(loss: Callable[[Any, Any], Any], output: Any, batch: Any) -> Tensor:
     pair = isinstance(batch, list | tuple) and len(batch) == 2
-    value = loss(output, batch[1]) if pair and isinstance(loss, nn.modules.loss._Loss) else loss(output, batch)
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise InputError(f"loss must give one number, as a tensor that autograd follows; got {quoted(shape)}.")
+    try:
+        value = loss(output, batch[1]) if pair and isinstance(loss, nn.modules.loss._Loss) else loss(output, batch)
+    except Exception as error:  # theirs may be any
+        error.add_note(BY_LOSS)
+        raise
+    if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
+        got = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else quoted(value)
+        raise InputError(
+            f"loss must give one real number, as a tensor that autograd follows, e.g. {_LOSS}; {called(loss)} gave "
+            f"{got}."
+        )
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skipscope.errors import InputError, quoted
+from skipscope.errors import InputError, quoted, require_function
 from skipscope.probe import called
 from skipscope.torch.junctions import Junctions, junctions
 from skipscope.torch.keeping import kept, require_plain, unwrapped
-from skipscope.torch.steps import arguments, sent_back
+from skipscope.torch.steps import arguments, require_answering, require_loss, sent_back
 
 __all__ = [
     "Loss",
@@ -23,6 +24,8 @@ __all__ = [
     "loss_of",
     "named_loss",
     "only_model",
+    "optimizer_of",
+    "require_functions",
     "reseed",
     "samples_of",
     "shortcuts_of",
@@ -42,6 +45,54 @@ def only_model(model: object) -> nn.Module:
         raise InputError(f"model must be a torch.nn.Module; got {quoted(model)}.")
     require_plain(model)
     return unwrapped(model)
+
+
+def require_functions(
+    *,
+    loss: object = None,
+    accuracy: object = None,
+    optimizer: object = None,
+    progress: object = None,
+) -> None:
+    """Whether the functions that a study was given can be called; to be asked before a model is run.
+
+    Raises:
+        InputError: one cannot.
+    """
+    if loss is not None:
+        require_loss(loss)
+    if accuracy is not None:
+        require_answering("accuracy", accuracy, "lambda output, batch: output.argmax(1) == batch[1]")
+    if optimizer is not None:
+        require_function("optimizer", optimizer, ("parameters",), _OPTIMIZER, makes=True)
+    if progress is not None:
+        require_function("progress", progress, ("done", "all"), "lambda done, all: print(done, all)")
+
+
+_OPTIMIZER = "lambda parameters: torch.optim.Adam(parameters, lr=0.001)"
+
+
+def optimizer_of(
+    made: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], parameters: Iterable[nn.Parameter]
+) -> torch.optim.Optimizer:
+    """The optimizer that a function makes of the parameters.
+
+    Raises:
+        InputError: it makes none, or one that cannot step by itself.
+    """
+    found: Any = made(parameters)
+    able = all(callable(getattr(found, name, None)) for name in ("step", "zero_grad"))
+    if not able or not hasattr(found, "param_groups") or isinstance(found, type):
+        raise InputError(f"optimizer must make an optimizer of PyTorch, e.g. {_OPTIMIZER}; got {quoted(found)}.")
+    try:
+        inspect.signature(found.step).bind()
+    except TypeError as error:
+        raise InputError(
+            f"optimizer makes a {type(found).__name__}, whose step needs more than gradients ({error}): give one that "
+            f"does not, e.g. {_OPTIMIZER}."
+        ) from None
+    optimizer: torch.optim.Optimizer = found
+    return optimizer
 
 
 def each_batch(batches: Any) -> Iterator[Any]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skipscope.errors import InputError
+from skipscope.errors import InputError, quoted
 from skipscope.probe import Measured, cell_of
 from skipscope.protocol import Site
 from skipscope.readings import Readings
@@ -30,6 +30,7 @@ from skipscope.torch_studies.batches import (
     loss_of,
     named_loss,
     only_model,
+    require_functions,
     samples_of,
     shortcuts_of,
 )
@@ -78,6 +79,7 @@ def lesion(
         InputError: the model has no junctions, `at` names none, or batches, loss or accuracy make no sense.
     """
     model = only_model(model)
+    require_functions(loss=loss, accuracy=accuracy, progress=progress)
     count = len(batches) if isinstance(batches, Sized) and not isinstance(batches, Tensor | tuple | Mapping) else 1
     seen: list[_Seen] = []
     found: Junctions | None = None
@@ -129,6 +131,7 @@ def _seen(
                 lost, still = _scored(model(*args, **kwargs), batch, loss, accuracy)
             values |= {(junction.name, name): value for name, value in lost.items() if name != "answers"}
             if right is not None and still is not None:
+                _require_alike(right, still)
                 values[junction.name, "spoilt"] = float((right & ~still).double().mean())
                 values[junction.name, "mended"] = float((~right & still).double().mean())
     classes = Counter(batch[1].flatten().tolist()) if accuracy is None and right is not None else Counter()
@@ -141,12 +144,28 @@ def _scored(
     """Loss and error of a batch, and which answers are right."""
     values = {"test_loss": float(loss_of(output, batch, loss))}
     right: Any = _by_argmax(output, batch) if accuracy is None else accuracy(output, batch)
-    if right is None:
+    if accuracy is None and right is None:
         return values, None
     if not isinstance(right, Tensor) or right.dtype != torch.bool or not right.numel():
-        kind = f"{right.dtype} of shape {tuple(right.shape)}" if isinstance(right, Tensor) else type(right).__name__
-        raise InputError(f"accuracy must give a tensor of truth values, one an answer; got {kind}.")
+        got = f"{right.dtype} of shape {tuple(right.shape)}" if isinstance(right, Tensor) else quoted(right)
+        raise InputError(
+            "accuracy must give a tensor of truth values, one an answer, e.g. "
+            f"lambda output, batch: output.argmax(1) == batch[1]; got {got}."
+        )
     return {**values, "test_error": 1 - float(right.double().mean()), "answers": float(right.numel())}, right
+
+
+def _require_alike(right: Tensor, still: Tensor) -> None:
+    """Whether the answers with a branch and without it can be compared one by one.
+
+    Raises:
+        InputError: they are not as many.
+    """
+    if right.shape != still.shape:
+        raise InputError(
+            f"accuracy gives truth values of shape {tuple(right.shape)} with all branches, and {tuple(still.shape)} "
+            "without one: make it give one for every answer, whatever the model's output is."
+        )
 
 
 def _by_argmax(output: Any, batch: Any) -> Tensor | None:

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from skipscope import draws, runs
-from skipscope.errors import InputError, quoted, require_int
+from skipscope.errors import InputError, quoted, require_function, require_int
 from skipscope.probe import Measured, cell_of
 from skipscope.quantities import QUANTITIES
 from skipscope.readings import Readings
@@ -37,9 +37,9 @@ from skipscope.torch.junctions import junctions
 from skipscope.torch.keeping import random_state, restore_random_state
 from skipscope.torch.naming import named
 from skipscope.torch.steps import arguments, data_of
-from skipscope.torch_studies.batches import Loss, named_loss, only_model
+from skipscope.torch_studies.batches import Loss, named_loss, only_model, require_functions
 
-__all__ = ["MODEL_SWEEP_QUANTITIES", "sweep"]
+__all__ = ["MODEL_SWEEP_QUANTITIES", "require_factory", "sweep"]
 
 MODEL_SWEEP_QUANTITIES = ("forward_growth", "backward_growth", "weight_grad_first_last", "parameters", "loss")
 """What `sweep` measures of a model, of `QUANTITIES`. `forward_gain` and `backward_gain` follow from the growth, over
@@ -127,8 +127,8 @@ def sweep(
             raise InputError(f"{name} must be True or False; got {quoted(value)}.")
     if sites and folder is None:
         raise InputError("sites=True needs a folder, as site-level readings are too many to hold: give folder='...'.")
-    if not isinstance(make_model, str) and not callable(make_model):
-        raise InputError(f"make_model must be a function make_model(depth, seed); got {quoted(make_model)}.")
+    require_factory(named("make_model", make_model) if isinstance(make_model, str) else make_model)
+    require_functions(loss=named("loss", loss) if isinstance(loss, str) else loss, progress=progress)
     require_jobs(jobs)
     arguments(batch)
     known = draws.require_seeds(seeds)
@@ -154,6 +154,24 @@ def sweep(
         whole = Readings.concat(found[part] for part in range(len(tasks)))
         run.finish(whole)
     return whole
+
+
+def require_factory(make_model: object, parameter: str = "make_model") -> None:
+    """Whether models of several depths can be made by it, as far as its signature tells.
+
+    Args:
+        make_model: what was given as the factory.
+        parameter: where it was given, for the message.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if isinstance(make_model, nn.Module):
+        raise InputError(
+            f"{parameter} is a model itself ({type(make_model).__name__}): give a function make_model(depth, seed) "
+            "that makes one of every depth."
+        )
+    require_function(parameter, make_model, ("depth", "seed"), "def make_model(depth, seed): ...", makes=True)
 
 
 def _plan(

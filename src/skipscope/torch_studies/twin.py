@@ -20,14 +20,13 @@ import polars as pl
 import torch
 from torch import nn
 
-from skipscope import draws
 from skipscope.errors import InputError, as_list, quoted, require_int, require_number
 from skipscope.probe import Measured, cell_of, probe
 from skipscope.protocol import Site
 from skipscope.quantities import QUANTITIES
 from skipscope.readings import Readings
 from skipscope.torch.gains import gains
-from skipscope.torch.junctions import Junctions
+from skipscope.torch.junctions import Junctions, junctions
 from skipscope.torch.keeping import random_state, restore_random_state
 from skipscope.torch.steps import arguments
 from skipscope.torch_studies.batches import (
@@ -36,6 +35,8 @@ from skipscope.torch_studies.batches import (
     loss_of,
     named_loss,
     only_model,
+    optimizer_of,
+    require_functions,
     reseed,
     samples_of,
     shortcuts_of,
@@ -74,8 +75,9 @@ def twin(
 ) -> Readings:
     """Measure a model with and without its shortcuts: gradient flow, and training loss over a short run.
 
-    The model is given back as it was, to the bit. A shortcut that cannot be removed without breaking shapes stays, and
-    is named in the column `kept`.
+    The model is given back as it was, to the bit. What stays in the twin is told in two columns: `kept` names the
+    shortcuts that cannot be removed without breaking shapes, and `not_understood` counts the additions that look like
+    one and cannot be told.
 
     Args:
         model: any module, in the mode in which it is to be probed.
@@ -90,15 +92,17 @@ def twin(
 
     Returns:
         Readings with the factors `done` (`"as it is"`, `"without shortcuts"`), `part` (the batch, from 1; null where it
-        is trained), `removed` (how many shortcuts the twin lacks) and `kept`. Of the flow, `TWIN_QUANTITIES`; of
-        training, `loss` by `step`, in training mode before the step's update, with `steps` and `optimizer` as further
-        factors, and at the last step, of copies as they are then, the `loss` of every batch (the `call`).
+        is trained), `removed` (how many shortcuts the twin lacks), `kept` and `not_understood`. Of the flow,
+        `TWIN_QUANTITIES`; of training, `loss` by `step`, in training mode before the step's update, with `steps` and
+        `optimizer` as further factors, and at the last step, of copies as they are then, the `loss` of every batch (the
+        `call`).
 
     Raises:
         InputError: the model has no shortcuts, or batches, loss or a number make no sense.
     """
     model = only_model(model)
-    (seed,) = draws.require_seeds(seed)
+    require_functions(loss=loss, optimizer=optimizer)
+    seed = require_int("seed", seed, least=0)
     probes, steps = require_int("probes", probes, least=1), require_int("steps", steps, least=0)
     made = _optimizer(require_number("rate", rate)) if optimizer is None else optimizer
     state = random_state(model)
@@ -113,7 +117,12 @@ def twin(
         raise InputError(
             f"model: none of the shortcuts at {', '.join(kept)} can be removed: the branches are broadcast."
         )
-    told = {"study": "twin", "kept": ", ".join(kept), "edit": "" if model.training else "inference"}
+    told = {
+        "study": "twin",
+        "kept": ", ".join(kept),
+        "not_understood": len(found.not_understood),
+        "edit": "" if model.training else "inference",
+    }
     how: dict[str, Any] = {"loss": loss, "seed": seed}
     how["sites"] = None if sites is None else [*as_list(sites), *_body(model, held[0], how)]
     parts = [
@@ -180,11 +189,11 @@ class _Run:
     """
 
     def __init__(self, model: nn.Module, made: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]) -> None:
-        self.model = copy.deepcopy(model).train()
+        self.model = copy.deepcopy(model)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not trained:
             raise InputError("model: no parameter requires a gradient, so there is nothing to train: leave steps at 0.")
-        self.optimizer = made(trained)
+        self.optimizer = optimizer_of(made, trained)
         self.losses: list[float] = []
         self.stopped = False
 
@@ -221,8 +230,12 @@ def _trained(
 ) -> list[Readings]:
     """Both trained side by side, so that each step sees the same batch, and draws alike."""
     runs = {done: _Run(model, made) for done in (AS_IS, WITHOUT)}
+    # Of the copy itself, and in the mode that it was given in: `torch.fx` writes the code of every copy anew.
+    copied = junctions(runs[WITHOUT].model, held[0])
+    for run in runs.values():
+        run.model.train()
     last: dict[str, list[float]] = {}
-    with _turned(runs[WITHOUT].model, found, WITHOUT):
+    with _turned(runs[WITHOUT].model, copied, WITHOUT):
         for step in range(steps):
             for run in runs.values():
                 reseed(seed, step)
