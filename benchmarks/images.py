@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import cProfile
 import functools
+import pstats
 import time
 from collections.abc import Callable, Iterator
+from operator import truediv
 from typing import Any
 
 import numpy as np
@@ -52,7 +55,8 @@ def section() -> str:
             rows.append(Row(f"{what} of {_TORCH}: {name}", _OURS, against, bound if count > 1 else None))
             if _PRODUCTS in found:
                 rows.append(Row(f"{what} of {_PRODUCTS}: {name}", _OURS, ratios(found[_PRODUCTS], found[_OURS])))
-    return "\n\n".join(["## Images", _told(), table(_MS, taken), table(COLUMNS, [row.cells() for row in rows])])
+    tables = table(_MS, taken), table(COLUMNS, [row.cells() for row in rows])
+    return "\n\n".join(["## Images", _told(), *tables, _where_a_step_goes()])
 
 
 def _told() -> str:
@@ -90,6 +94,55 @@ def _processor(works: dict[str, Work], n: int) -> dict[str, list[float]]:
             work()
             found[name].append(time.process_time() - start)
     return {name: times[1:] for name, times in found.items()}  # the first may have set up something
+
+
+# ------------------------------------------------------------------------------------------------ where a step goes
+
+_PLACES = {
+    "3x3 convolutions, forwards and by inputs: gathering windows, their products": "winograd.py _gather",
+    "their gradients by weights: gathering, products": "winograd.py _differentiate",
+    "transforms of windows to Winograd's form": "winograd.py _data _transformed",
+    "convolutions of stride 2 and of three channels": "convolution.py",
+    "batch norm, ReLU, additions, padding": "images.py ops.py parts_images.py",
+    "which memory, which rows: calls of small functions": "spread.py",
+}
+
+
+def _where_a_step_goes() -> str:
+    """What binds a step of ResNet-20: processor time of one thread by the function that it passes in."""
+    work = resnet20()[_OURS]
+    work(1)
+    profiles = []
+    for _ in range(3):
+        profile = cProfile.Profile(time.process_time)
+        profile.runcall(work, 1)
+        profiles.append(pstats.Stats(profile))
+    own: dict[str, list[float]] = {what: [0.0] * len(profiles) for what in (*_PLACES, "the rest")}
+    for index, stats in enumerate(profiles):
+        found = stats.stats  # type: ignore[attr-defined]  # (file, line, function) -> calls, calls, own time, time
+        for (file, _, function), (_, _, seconds, *_) in found.items():
+            own[_place(file, function)][index] += seconds
+    whole = [sum(times) for times in zip(*own.values(), strict=True)]
+    rows = [
+        [what, spread([1000 * each / STEPS for each in times]), spread(list(map(truediv, times, whole)))]
+        for what, times in {**own, "all": whole}.items()
+    ]
+    calls = profiles[0].total_calls / STEPS  # type: ignore[attr-defined]
+    head = (
+        "Where a step of ResNet-20 goes in NumPy: processor time on one thread, by the function that it passes in, n "
+        f"{len(profiles)}; the profile itself makes each of the {calls:,.0f} calls a step slower."
+    )
+    return "\n\n".join([head, table(["in", "ms a step", "of all"], rows)])
+
+
+def _place(file: str, function: str) -> str:
+    for what, told in _PLACES.items():
+        names = told.split()
+        files = [each for each in names if each.endswith(".py")]
+        functions = names[len(files) :]
+        if any(file.endswith(f"engines/{each}") for each in files) and (not functions or function in functions):
+            return what
+    return "the rest"
 
 
 # ------------------------------------------------------------------------------------------------------- the works

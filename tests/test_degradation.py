@@ -364,6 +364,14 @@ def test_the_curves_are_drawn_as_computed(readings: Readings):
     assert "plain, batch norm, 20 layers: 58 %, after 20 steps 50 %" in chart.to_dict()["description"]
 
 
+def test_of_one_recorded_step_there_are_dots_in_place_of_lines(readings: Readings):
+    last = readings.rows.filter(pl.col("step") == pl.col("step").max())
+    alone = Readings(last, readings.cells, readings.sites, readings.meta)
+    for found, dots in ((readings, False), (alone, {"size": 30})):
+        marks = [layer["mark"] for layer in charts.learning_curves(found).to_dict()["spec"]["layer"]]
+        assert [mark["point"] for mark in marks if mark["type"] == "line"] == [dots] * 2
+
+
 def test_error_is_drawn_against_weight_layers(readings: Readings):
     table = charts.error_by_depth_data(readings)
     assert table["panel"].unique(maintain_order=True).to_list() == [

@@ -153,7 +153,8 @@ def test_who_is_at_chance_is_told_to_look_at_the_preprocessing(
     found = record(succeeded, "--weights", weights["whole.safetensors"], *wrong)
     at_chance = found["top1"]["low"] <= found["chance"]
 
-    assert found["top1"]["share"] < 0.6, "wrong preprocessing should hurt"
+    as_trained = record(succeeded, "--weights", weights["whole.safetensors"])["top1"]["share"]
+    assert found["top1"]["share"] < as_trained - 0.2, "wrong preprocessing should hurt"
     assert any(part in note for note in found["notes"]) == at_chance
     assert at_chance == (wrong[0] == "--mean"), "one of the two cases is to be at chance, the other is not"
 

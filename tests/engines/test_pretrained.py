@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 from collections import OrderedDict
@@ -206,6 +207,27 @@ def test_files_that_are_something_else(content: bytes, message: str, tmp_path: P
     with pytest.raises(InputError, match=message) as raised:
         pretrained.read(tmp_path / "weights")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (torch.Tensor.to_sparse, "float64 (sparse_coo)"),
+        (lambda x: x.to("meta"), "float64 (on no device)"),
+        (lambda x: x.to(torch.complex128), "complex128 (strided)"),
+        (lambda x: x.to(torch.int8), "int8 (strided)"),
+        (lambda x: x.to(torch.float8_e4m3fn), "float8_e4m3fn (strided)"),
+        (lambda x: torch.quantize_per_tensor(x.float(), 0.1, 0, torch.qint8), "qint8 (strided)"),
+    ],
+    ids=["sparse", "meta", "complex", "int8", "float8", "quantised"],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.quantize_per_tensor:UserWarning")
+def test_weights_that_are_no_dense_floats_are_refused(change: Any, kind: str, tmp_path: Path):
+    state = cifar().state_dict()
+    state["conv1.weight"] = change(state["conv1.weight"])
+    torch.save(state, tmp_path / "odd.pt")
+    with pytest.raises(InputError, match=re.escape(f"weights: 'conv1.weight' is a tensor of {kind}; it must be")):
+        pretrained.load(tmp_path / "odd.pt", spec_of())
 
 
 def test_files_that_are_not_there_or_hold_no_names(tmp_path: Path):

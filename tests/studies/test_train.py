@@ -59,6 +59,11 @@ def test_from_110_layers_on_it_warms_up():
     assert "warm-up 0," in told[8]
 
 
+def test_the_warm_up_is_not_above_the_rate_that_it_warms_up_to():
+    found = studies.train("cifar-110", width=1, steps=1, batch=2, record=1, data=DIGITS, rate=0.001)
+    assert "warm-up 1 at 0.001" in found.cells["recipe"].item()
+
+
 @pytest.mark.parametrize("engine", ["numpy", "torch"])
 @pytest.mark.parametrize("name", ["cifar-8", "cifar-8-plain", "cifar-8-B", "cifar-8-A-both"])
 def test_the_weights_it_saves_are_those_that_it_trained(name: str, engine: Any, tmp_path: Path):

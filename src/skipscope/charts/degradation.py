@@ -111,11 +111,12 @@ def error_curves(table: pl.DataFrame, told: str, *, columns: int) -> alt.FacetCh
     y = alt.Y("mean:Q", **height)
     train, held, test = (base.transform_filter(f"datum.part === '{part}'") for part in _LOOKS)
     validated = "validation" in set(table["part"])
+    dots = {"size": 30} if table["step"].n_unique() == 1 else False  # a line of one point is none
     layers = [
         base.mark_area(opacity=0.15, clip=True).encode(y=alt.Y("low:Q", **height), y2="high:Q"),
-        train.mark_line(strokeWidth=1.1, strokeDash=[4, 2], clip=True).encode(y=y),
-        *([held.mark_line(strokeWidth=1.6, strokeDash=[1, 3], clip=True).encode(y=y)] if validated else []),
-        test.mark_line(strokeWidth=2.2, clip=True).encode(y=y).add_params(zoom(["x", "y"])),
+        train.mark_line(strokeWidth=1.1, strokeDash=[4, 2], clip=True, point=dots).encode(y=y),
+        *([held.mark_line(strokeWidth=1.6, strokeDash=[1, 3], clip=True, point=dots).encode(y=y)] if validated else []),
+        test.mark_line(strokeWidth=2.2, clip=True, point=dots).encode(y=y).add_params(zoom(["x", "y"])),
         _ends(y),
         _points(base, y, part="error", value="error"),
     ]

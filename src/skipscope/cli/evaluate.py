@@ -60,7 +60,7 @@ class _Result:
 @options.images
 @click.option("--part", default="test", show_default=True, help="test, train, or validation.")
 @click.option("--validation", type=int, default=0, show_default=True, help="Images held out of the training part.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Draws which, and the split of the digits.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Draws which, and the split; train splits with 0.")
 @click.option(
     "--normalise",
     default="pixel-mean",

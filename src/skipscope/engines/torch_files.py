@@ -49,11 +49,27 @@ def _refused(reason: str) -> str:
 
 
 def arrays_in(held: Any) -> dict[str, NDArray[Any]]:
-    """The tensors by name, as arrays; bfloat16, which NumPy has not, as float32."""
+    """The tensors by name, as arrays; bfloat16, which NumPy has not, as float32.
+
+    Raises:
+        InputError: one is of other numbers, or does not hold them one by one (sparse, quantised, on no device).
+    """
     if not isinstance(held, Mapping):
         return {}
     tensors = {str(name): tensor.detach() for name, tensor in held.items() if isinstance(tensor, torch.Tensor)}
-    return {
-        name: np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
-        for name, tensor in tensors.items()
-    }
+    return {name: _array_of(name, tensor) for name, tensor in tensors.items()}
+
+
+def _array_of(name: str, tensor: torch.Tensor) -> NDArray[Any]:
+    kind = str(tensor.dtype).removeprefix("torch.")
+    is_count = not tensor.ndim and kind.startswith("int")  # of batches, as batch norm keeps it
+    if not (kind in _FLOATS or is_count) or tensor.layout != torch.strided or tensor.is_meta:
+        about = "on no device" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
+        raise InputError(
+            f"weights: {name!r} is a tensor of {kind} ({about}); it must be of dense floating-point numbers: save it "
+            "as tensor.to_dense().float()."
+        )
+    return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).resolve_neg().numpy())
+
+
+_FLOATS = ("float64", "float32", "float16", "bfloat16")

@@ -159,6 +159,8 @@ def _cases(specs: Specs, images: Images, *, steps: int, batch: int, rate: float,
     cases = []
     for name, spec in specs_of(specs, **fields).items():
         recipe = replace(Recipe.cifar(steps=steps, depth=spec.depth), batch=batch, rate=rate)
+        # A rate that is approached from below is not begun above.
+        recipe = replace(recipe, warmup_rate=min(recipe.warmup_rate, recipe.rate))
         require_fit(spec, images, recipe)
         factors = {
             "design": family_of(name),
