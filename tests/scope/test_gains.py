@@ -282,10 +282,10 @@ def written_anew() -> Any:
     class Dense(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.body = nn.Linear(6, 6)
+            self.up, self.down = nn.Linear(6, 12), nn.Linear(12, 6)
 
         def forward(self, x: Tensor) -> Tensor:
-            return x + torch.relu(self.body(x))
+            return x + self.down(torch.relu(self.up(x)))
 
     Dense.__qualname__ = "Dense"
     return dense(*(Dense() for _ in range(3)))
@@ -301,7 +301,7 @@ def test_junctions_of_another_model_are_refused(other: Callable[[], Any], turned
         gains(model, found, **turned),
     ):
         pass
-    with pytest.raises(InputError, match="^batch: these junctions"), gains(model, batch), gains(model, found):
+    with pytest.raises(InputError, match=r"^batch: these junctions"), gains(model, batch), gains(model, found):
         pass
     assert all(not m._forward_hooks for m in model.modules())
 
@@ -511,8 +511,10 @@ def test_refusals():
 def test_what_is_no_model_is_refused(model: Any, match: str):
     with pytest.raises(InputError, match=match):
         junctions(model, torch.zeros(1, 2))
-    with pytest.raises(InputError, match=match), gains(model, torch.zeros(1, 2)):
-        pass
+    residual, rows = design("x + f(x)")
+    for batch in (torch.zeros(1, 2), junctions(residual, rows)):
+        with pytest.raises(InputError, match=match), gains(model, batch):
+            pass
 
 
 def test_junctions_are_no_batch():
@@ -528,7 +530,7 @@ def test_junctions_are_no_batch():
 
 def test_a_context_inside_another_refuses_what_the_outer_would():
     model, batch = design("x + f(x)")
-    with gains(model, batch, shortcut=0), pytest.raises(InputError, match="^batch must be what the model is to see"):
+    with gains(model, batch, shortcut=0), pytest.raises(InputError, match=r"^batch must be what the model is to see"):
         gains(model, None).__enter__()
 
 
