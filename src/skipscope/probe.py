@@ -45,6 +45,7 @@ __all__ = [
     "matches",
     "measure",
     "probe",
+    "require_quantities",
     "uncollected",
 ]
 
@@ -86,11 +87,7 @@ def probe(
     Raises:
         InputError: the batch, the loss or a pattern does not fit the network, or a factor is neither text nor number.
     """
-    if not isinstance(quantities, Mapping):
-        raise InputError(
-            "quantities must map names to Quantity, e.g. {'dead': QUANTITIES['dead']}; got "
-            f"{type(quantities).__name__}."
-        )
+    require_quantities(quantities)
     if _is_module(network):
         from skipscope.torch import scope, steps  # torch is there, else there were no such model
 
@@ -251,10 +248,24 @@ class Recording:
         )
 
 
-def _require_quantity(name: str, quantity: object) -> None:
+def require_quantities(quantities: object) -> None:
+    """Whether these are quantities by their names.
+
+    Raises:
+        InputError: they are not.
+    """
+    if not isinstance(quantities, Mapping):
+        raise InputError(
+            "quantities must map names to Quantity, e.g. {'dead': QUANTITIES['dead']}; got "
+            f"{type(quantities).__name__}."
+        )
+    for name, quantity in quantities.items():
+        if not isinstance(quantity, Quantity):
+            raise InputError(f"quantities[{name!r}] must be a Quantity; got {type(quantity).__name__}.")
+
+
+def _require_quantity(name: str, quantity: Quantity) -> None:
     """Whether a quantity asks for what there is: a role or a sum misspelt would give no reading, and say nothing."""
-    if not isinstance(quantity, Quantity):
-        raise InputError(f"quantities[{name!r}] must be a Quantity; got {type(quantity).__name__}.")
     if any(role.endswith("_update") for role in quantity.needs):
         raise InputError(
             f"quantities[{name!r}] is of an optimizer's step, and a probe makes none: listen to a step with "

@@ -194,6 +194,7 @@ def test_a_pickle_that_would_run_code(tmp_path: Path):
     [
         (b"", r"neither a whole safetensors file nor one that torch.save wrote\.$"),
         (b"not a checkpoint at all", r"neither a whole safetensors file nor one that torch.save wrote\.$"),
+        (b"\xff" * 64, r"neither a whole safetensors file nor one that torch.save wrote\.$"),
         (b"PK\x03\x04 broken", r"neither a whole safetensors file nor one that torch.save wrote\.$"),
         (b"\x80\x02broken", r"neither a whole safetensors file nor one that torch.save wrote\.$"),
         (b"hello\n", r"neither a whole safetensors file nor one that torch.save wrote\.$"),

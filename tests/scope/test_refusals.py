@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import skipscope
 from skipscope import InputError, studies
-from skipscope.torch import check_undisturbed
+from skipscope.torch import Listening, check_undisturbed
 from skipscope.torch.steps import BY_LOSS
 
 RUNS: list[int] = []
@@ -357,3 +357,17 @@ def test_what_is_told_to_be_given_in_its_place_sends_back_ones():
 
     gradient = found.rows.filter(quantity="activation_grad_norm", site="output")["value"]
     assert gradient.to_list() == [pytest.approx(15**0.5)]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"model": nn.Linear}, r"model must be a torch\.nn\.Module; got the class Linear"),
+        ({"model": "resnet"}, r"model must be a torch\.nn\.Module; got 'resnet'"),
+        ({"quantities": ["dead"]}, r"quantities must map names to Quantity"),
+        ({"quantities": {"dead": 3}}, r"quantities\['dead'\] must be a Quantity; got int"),
+    ],
+)
+def test_what_cannot_be_listened_to_is_refused_before_the_step(given: dict[str, Any], said: str):
+    with pytest.raises(InputError, match=said):
+        Listening(**({"model": nn.Linear(2, 2)} | given))

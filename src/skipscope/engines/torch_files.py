@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from skipscope.errors import InputError
 
@@ -30,10 +31,13 @@ def saved(path: str | os.PathLike[str]) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(f"cannot read {str(path)!r}: {_refused(str(error))}") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError):
+    except _BROKEN:
         # What torch says of it helps nobody: "101", or nothing at all.
         raise InputError(f"cannot read {str(path)!r}: {_NEITHER}") from None
 
+
+_BROKEN = SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError
+"""What PyTorch raises of such files."""
 
 _NEITHER = "it is neither a whole safetensors file nor one that torch.save wrote."
 

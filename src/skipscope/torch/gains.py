@@ -21,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from skipscope.errors import require_number
 from skipscope.torch.calls import Addition, Calls, Place, addition
-from skipscope.torch.junctions import Junction, Junctions, junctions, only_module
-from skipscope.torch.keeping import eager, unwrapped
+from skipscope.torch.junctions import Junction, Junctions, junctions
+from skipscope.torch.keeping import eager, only_module, unwrapped
 from skipscope.torch.shortcuts import broadcast
 from skipscope.torch.steps import arguments
 

@@ -19,14 +19,14 @@ from torch import nn
 
 from skipscope.errors import InputError, as_list, quoted
 from skipscope.torch.calls import Place
-from skipscope.torch.keeping import eager, kept, require_plain, unwrapped
+from skipscope.torch.keeping import eager, kept, only_module, unwrapped
 from skipscope.torch.names import apart, clean
 from skipscope.torch.provenance import Node, Provenance, Sum
 from skipscope.torch.shortcuts import Kind, Shortcut, shortcut_of
 from skipscope.torch.steps import arguments
 from skipscope.words import counted
 
-__all__ = ["Doubtful", "Junction", "Junctions", "junctions", "named", "only_module", "structure_of"]
+__all__ = ["Doubtful", "Junction", "Junctions", "junctions", "named", "structure_of"]
 
 
 @dataclass(frozen=True)
@@ -216,20 +216,6 @@ class Junctions(Sequence[Junction]):
 
 def _module(of: Doubtful) -> str:
     return of.module or "forward"
-
-
-def only_module(model: object) -> nn.Module:
-    """The model, if it is one that one process can run; a compiled one as it is written.
-
-    Raises:
-        InputError: it is something else.
-    """
-    if isinstance(model, type):
-        raise InputError(f"model must be a torch.nn.Module; got the class {model.__name__}: give one that it makes.")
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module; got {quoted(model)}.")
-    require_plain(model)
-    return unwrapped(model)
 
 
 def structure_of(model: nn.Module) -> str:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from skipscope.errors import InputError
+from skipscope.errors import InputError, quoted
 
-__all__ = ["compiled", "eager", "kept", "random_state", "require_plain", "restore_random_state", "unwrapped"]
+__all__ = ["compiled", "eager", "kept", "only_module", "random_state", "restore_random_state", "unwrapped"]
 
 _PARALLEL = {
     "DataParallel": "its replicas run in threads, on copies of the model",
@@ -48,7 +48,21 @@ def eager() -> Iterator[None]:
         yield
 
 
-def require_plain(model: nn.Module) -> None:
+def only_module(model: object) -> nn.Module:
+    """The model, if it is one that one process can run; a compiled one as it is written.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if isinstance(model, type):
+        raise InputError(f"model must be a torch.nn.Module; got the class {model.__name__}: give one that it makes.")
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module; got {quoted(model)}.")
+    _require_plain(model)
+    return unwrapped(model)
+
+
+def _require_plain(model: nn.Module) -> None:
     """Whether one process can run the model and see all of it.
 
     Raises:

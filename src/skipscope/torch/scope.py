@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from skipscope import draws
 from skipscope.errors import InputError, as_list
 from skipscope.moments import Field
-from skipscope.probe import Measured
+from skipscope.probe import Measured, require_quantities
 from skipscope.quantities import QUANTITIES, Quantity
 from skipscope.readings import Readings
 from skipscope.torch import gains
 from skipscope.torch.bodies import repeated
 from skipscope.torch.joints import Joints
-from skipscope.torch.keeping import compiled, eager, kept, require_plain, unwrapped
+from skipscope.torch.keeping import compiled, eager, kept, only_module
 from skipscope.torch.layout import Trained
 from skipscope.torch.listening import Listener
 from skipscope.torch.log import Heard, Log
@@ -139,8 +139,8 @@ class Listening:
         quantities: Mapping[str, Quantity] = QUANTITIES,
         sites: str | Iterable[str] | None = None,
     ) -> None:
-        require_plain(model)
-        self.model = unwrapped(model)
+        self.model = only_module(model)
+        require_quantities(quantities)
         self.log = Log()
         self._compiled = compiled(model)
         self._quantities = quantities

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from skipscope.errors import InputError, quoted, require_function
 from skipscope.probe import called
 from skipscope.torch.junctions import Junctions, junctions
-from skipscope.torch.keeping import kept, require_plain, unwrapped
+from skipscope.torch.keeping import kept
 from skipscope.torch.steps import arguments, require_answering, require_loss, sent_back
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "in_inference",
     "loss_of",
     "named_loss",
-    "only_model",
     "optimizer_of",
     "require_functions",
     "reseed",
@@ -33,18 +32,6 @@ __all__ = [
 
 Loss = Callable[[Any, Any], Any]
 """`loss(output, batch)`, as `skipscope.probe` takes it."""
-
-
-def only_model(model: object) -> nn.Module:
-    """The model, if it is one that one process can run; a compiled one as it is written.
-
-    Raises:
-        InputError: it is something else.
-    """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module; got {quoted(model)}.")
-    require_plain(model)
-    return unwrapped(model)
 
 
 def require_functions(

@@ -22,6 +22,7 @@ from skipscope.protocol import Site
 from skipscope.readings import Readings
 from skipscope.torch.gains import gains
 from skipscope.torch.junctions import Junction, Junctions
+from skipscope.torch.keeping import only_module
 from skipscope.torch.steps import arguments
 from skipscope.torch_studies.batches import (
     Loss,
@@ -29,7 +30,6 @@ from skipscope.torch_studies.batches import (
     in_inference,
     loss_of,
     named_loss,
-    only_model,
     require_functions,
     samples_of,
     shortcuts_of,
@@ -78,7 +78,7 @@ def lesion(
     Raises:
         InputError: the model has no junctions, `at` names none, or batches, loss or accuracy make no sense.
     """
-    model = only_model(model)
+    model = only_module(model)
     require_functions(loss=loss, accuracy=accuracy, progress=progress)
     count = len(batches) if isinstance(batches, Sized) and not isinstance(batches, Tensor | tuple | Mapping) else 1
     seen: list[_Seen] = []

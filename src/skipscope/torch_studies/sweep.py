@@ -34,10 +34,10 @@ from skipscope.studies.named import listed_depths
 from skipscope.torch import scope
 from skipscope.torch.gains import gains
 from skipscope.torch.junctions import junctions
-from skipscope.torch.keeping import random_state, restore_random_state
+from skipscope.torch.keeping import only_module, random_state, restore_random_state
 from skipscope.torch.naming import named
 from skipscope.torch.steps import arguments, data_of
-from skipscope.torch_studies.batches import Loss, named_loss, only_model, require_functions
+from skipscope.torch_studies.batches import Loss, named_loss, require_functions
 
 __all__ = ["MODEL_SWEEP_QUANTITIES", "require_factory", "sweep"]
 
@@ -240,7 +240,7 @@ def _made(cell: _Cell, seed: int) -> nn.Module:
         raise InputError(
             f"make_model(depth={cell.depth}, seed={seed}) must make a torch.nn.Module; got {quoted(found)}."
         )
-    return only_model(found)
+    return only_module(found)
 
 
 def _probes(model: nn.Module, cell: _Cell, loss: Loss | None, seed: int) -> Iterator[Measured]:

@@ -27,14 +27,13 @@ from skipscope.quantities import QUANTITIES
 from skipscope.readings import Readings
 from skipscope.torch.gains import gains
 from skipscope.torch.junctions import Junctions, junctions
-from skipscope.torch.keeping import random_state, restore_random_state
+from skipscope.torch.keeping import only_module, random_state, restore_random_state
 from skipscope.torch.steps import arguments
 from skipscope.torch_studies.batches import (
     Loss,
     each_batch,
     loss_of,
     named_loss,
-    only_model,
     optimizer_of,
     require_functions,
     reseed,
@@ -100,7 +99,7 @@ def twin(
     Raises:
         InputError: the model has no shortcuts, or batches, loss or a number make no sense.
     """
-    model = only_model(model)
+    model = only_module(model)
     require_functions(loss=loss, optimizer=optimizer)
     seed = require_int("seed", seed, least=0)
     probes, steps = require_int("probes", probes, least=1), require_int("steps", steps, least=0)
