@@ -1,7 +1,8 @@
 """The ways in which probes of PyTorch models break, one a test, named by the row of the list that they come from.
 
-Rows on residual additions (12 to 14) belong to the junctions, rows on training runs (27, 28, 30) and on several
-processes (31, 32) to watching: of the latter it is tested here that a single probe leaves the run alone, or refuses.
+Rows on residual additions (12 to 14) are tested at length in test_junctions.py. Rows on training runs (27, 28, 30) and
+on several processes (31, 32) belong to watching: of the latter it is tested here that a single probe leaves the run
+alone, or refuses.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import io
 import pickle
 import warnings
 import weakref
-from collections import namedtuple
+from collections import Counter, namedtuple
 from contextlib import nullcontext
 from typing import Any
 
@@ -24,9 +25,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import skipscope
-from scope.zoo import ZOO, Residual, looked_at, made, mlp
+from scope import designs
+from scope.zoo import ZOO, Residual, ResNet18, looked_at, made, mlp
 from skipscope import QUANTITIES, InputError, Readings
-from skipscope.torch import Listening, check_undisturbed, gains, listening
+from skipscope.torch import Listening, check_undisturbed, gains, junctions, listening
 
 
 @pytest.fixture(autouse=True)
@@ -217,6 +219,53 @@ def test_11_a_tensor_is_one_row():
 
 
 # ------------------------------------------------------------------------------------------------------- no gradient
+
+
+def junction_sites(model: nn.Module, batch: Any) -> dict[str, str]:
+    """name -> kind of the shortcut, after what readings of the model call junctions turned out to be the same."""
+    found = junctions(model, batch)
+    sites = skipscope.probe(model, batch, seed=0).sites
+    assert set(sites.filter(kind="junction")["site"]) == {each.site for each in found}
+    return {each.name: each.kind for each in found}
+
+
+def test_12_an_addition_that_no_module_makes_is_found_and_measured():
+    model, batch = designs.design("x + f(x)")
+    assert junction_sites(model, batch) == dict.fromkeys(["1", "2", "3"], "identity")
+    ratios = table(skipscope.probe(model, batch, seed=0), "branch_ratio")
+    with torch.no_grad():
+        x = model[0](batch)
+        assert ratios["1"] == pytest.approx(norm(model[1](x) - x) / norm(x), rel=1e-5)
+
+
+@pytest.mark.parametrize("norm_first", [True, False], ids=["pre-norm", "post-norm"])
+def test_13_two_additions_a_block(norm_first: bool):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, norm_first=norm_first, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    expected = ["layers.0", "layers.0+2", "layers.1", "layers.1+2"]
+    assert junction_sites(model, torch.randn(2, 3, 8)) == dict.fromkeys(expected, "identity")
+
+
+def test_13_scaled_and_gated_branches_and_concatenations():
+    def scaled(x: Tensor, y: Tensor, block: Any) -> Tensor:
+        return x + 0.5 * y
+
+    def gated(x: Tensor, y: Tensor, block: Any) -> Tensor:
+        return x + torch.sigmoid(x) * y
+
+    styles = designs.dense(designs.Dense(scaled), designs.Dense(gated))
+    assert junction_sites(styles, designs.rows()) == {"1": "identity", "2": "identity"}
+    assert junction_sites(designs.densenet(), designs.images()) == {}
+
+
+def test_14_the_shortcut_of_a_projection_is_what_the_projection_gives():
+    model, batch = ResNet18(), designs.images()
+    kinds = junction_sites(model, batch)
+    assert Counter(kinds.values()) == {"identity": 5, "projection": 3}
+    passed = {each.name: each.shortcut for each in junctions(model, batch) if each.kind == "projection"}
+    assert set(passed.values()) == {"conv2d, batch_norm"}
+    ratios = table(skipscope.probe(model, batch, seed=0), "branch_ratio")
+    assert all(ratios[name] > 0 for name in passed)
 
 
 def test_15_frozen_parameters_have_no_gradient_reading():

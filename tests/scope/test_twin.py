@@ -140,3 +140,17 @@ def test_a_copy_whose_code_torch_fx_writes_anew_is_trained_without_shortcuts_too
 def test_refusals(given: dict[str, Any], match: str):
     with pytest.raises(InputError, match=match):
         studies.twin(dense(Dense(added)), batches(1), loss=loss, **given)
+
+
+def test_a_sweep_with_twins_counts_what_stays_too():
+    def made(depth: int, seed: int) -> Any:
+        torch.manual_seed(seed)
+        return dense(*(Dense(subtracted if place % 2 else added) for place in range(depth)))
+
+    found = studies.sweep(made, batch=batches(1)[0][0], depths=[2, 4], seeds=range(3), twin=True)
+    counts = found.cells.filter(pl.col("design").str.ends_with("without shortcuts")).select("depth", "not_understood")
+    assert dict(counts.unique().iter_rows()) == {2: 1, 4: 2}
+    assert set(found.cells.filter(~pl.col("design").str.ends_with("shortcuts"))["not_understood"]) == {0}
+    blocks = [block for section in report.sections_of(found) for block in section.blocks if isinstance(block, Prose)]
+    told = " ".join(text for block in blocks for text in block.paragraphs)
+    assert "Additions that are not understood stay too, by depth: 1 at 2 and 2 at 4." in told

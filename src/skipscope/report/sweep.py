@@ -132,7 +132,12 @@ def _made(readings: Readings) -> str:
         f"from its output. Blocks found in the body, by depth: {counted}."
     )
     kept = [name for name in cells["kept"].unique().sort() if name]
-    return told + (f" Shortcuts that could not be removed stay: {'; '.join(kept)}." if kept else "")
+    told += f" Shortcuts that could not be removed stay: {'; '.join(kept)}." if kept else ""
+    if "not_understood" not in cells.columns:  # a folder that was begun before they were counted
+        return told
+    doubtful = cells.filter(pl.col("not_understood") > 0).select("depth", "not_understood").unique().sort("depth")
+    stay = joined(f"{count} at {depth}" for depth, count in doubtful.rows())
+    return told + (f" Additions that are not understood stay too, by depth: {stay}." if stay else "")
 
 
 def _method_of_models(readings: Readings) -> Method:

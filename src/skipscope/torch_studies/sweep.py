@@ -244,19 +244,22 @@ def _made(cell: _Cell, seed: int) -> nn.Module:
 
 
 def _probes(model: nn.Module, cell: _Cell, loss: Loss | None, seed: int) -> Iterator[Measured]:
-    yield _probed(model, cell, loss, seed, type(model).__name__, "")
+    yield _probed(model, cell, loss, seed, type(model).__name__, {"kept": "", "not_understood": 0})
     if cell.twin:
         found = junctions(model, cell.batch)
         kept = ", ".join(each.name for each in found if not each.removable)
+        stays = {"kept": kept, "not_understood": len(found.not_understood)}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="shortcut=0 leaves the shortcut")  # the readings say it
             with gains(model, found, shortcut=0):
-                yield _probed(model, cell, loss, seed, f"{type(model).__name__} without shortcuts", kept)
+                yield _probed(model, cell, loss, seed, f"{type(model).__name__} without shortcuts", stays)
 
 
-def _probed(model: nn.Module, cell: _Cell, loss: Loss | None, seed: int, design: str, kept: str) -> Measured:
+def _probed(
+    model: nn.Module, cell: _Cell, loss: Loss | None, seed: int, design: str, stays: Mapping[str, Any]
+) -> Measured:
     names = (*MODEL_SWEEP_QUANTITIES, *(MODEL_SITE_QUANTITIES if cell.sites else ()))
-    told = {"study": "sweep", "design": design, "depth": cell.depth, "kept": kept}
+    told = {"study": "sweep", "design": design, "depth": cell.depth, **stays}
     told |= {"gain": "", "edit": "" if model.training else "inference"}  # which the design says
     measured = scope.measure(
         model,
