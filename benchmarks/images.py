@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cProfile
 import functools
+import os
 import pstats
 import time
 from collections.abc import Callable, Iterator
@@ -41,8 +42,9 @@ _RECIPE = Recipe(steps=STEPS, batch=BATCH, rate=0.001)  # small, for at 0.1 roun
 def section() -> str:
     """The section of RESULTS.md."""
     taken, rows = [], []
+    twenty = resnet20()
     for name, works, units, bound in (
-        ("ResNet-20, a step of training", resnet20(), STEPS, Bound(1, most=False)),
+        ("ResNet-20, a step of training", twenty, STEPS, Bound(1, most=False)),
         ("ResNet-50, a forward pass", resnet50(), 1, Bound(1 / 2.5, most=False)),
     ):
         times = in_turn({way: functools.partial(work, THREADS) for way, work in works.items()}, n=N)
@@ -56,7 +58,7 @@ def section() -> str:
             if _PRODUCTS in found:
                 rows.append(Row(f"{what} of {_PRODUCTS}: {name}", _OURS, ratios(found[_PRODUCTS], found[_OURS])))
     tables = table(_MS, taken), table(COLUMNS, [row.cells() for row in rows])
-    return "\n\n".join(["## Images", _told(), *tables, _where_a_step_goes()])
+    return "\n\n".join(["## Images", _told(), *tables, _where_a_step_goes(twenty[_OURS])])
 
 
 def _told() -> str:
@@ -99,29 +101,30 @@ def _processor(works: dict[str, Work], n: int) -> dict[str, list[float]]:
 # ------------------------------------------------------------------------------------------------ where a step goes
 
 _PLACES = {
-    "3x3 convolutions, forwards and by inputs: gathering windows, their products": "winograd.py _gather",
-    "their gradients by weights: gathering, products": "winograd.py _differentiate",
-    "transforms of windows to Winograd's form": "winograd.py _data _transformed",
-    "convolutions of stride 2 and of three channels": "convolution.py",
-    "batch norm, ReLU, additions, padding": "images.py ops.py parts_images.py",
-    "which memory, which rows: calls of small functions": "spread.py",
+    "winograd.py:_gather": "3x3 convolutions, forwards and by inputs: gathering windows, their products",
+    "winograd.py:_differentiate": "their gradients by weights: gathering, products",
+    "winograd.py:_data": "transforms of windows to Winograd's form",
+    "convolution.py": "convolutions of stride 2 and of three channels",
+    "images.py": "batch norm, ReLU, additions, padding",
 }
+"""What is done in a file of engines/, or in one function of it."""
+
+_REST = "the rest"
 
 
-def _where_a_step_goes() -> str:
+def _where_a_step_goes(work: OnThreads) -> str:
     """What binds a step of ResNet-20: processor time of one thread by the function that it passes in."""
-    work = resnet20()[_OURS]
-    work(1)
     profiles = []
     for _ in range(3):
         profile = cProfile.Profile(time.process_time)
         profile.runcall(work, 1)
         profiles.append(pstats.Stats(profile))
-    own: dict[str, list[float]] = {what: [0.0] * len(profiles) for what in (*_PLACES, "the rest")}
+    own: dict[str, list[float]] = {what: [0.0] * len(profiles) for what in (*_PLACES.values(), _REST)}
     for index, stats in enumerate(profiles):
         found = stats.stats  # type: ignore[attr-defined]  # (file, line, function) -> calls, calls, own time, time
         for (file, _, function), (_, _, seconds, *_) in found.items():
-            own[_place(file, function)][index] += seconds
+            name = os.path.basename(file) if "/engines/" in file else ""
+            own[_PLACES.get(f"{name}:{function}") or _PLACES.get(name, _REST)][index] += seconds
     whole = [sum(times) for times in zip(*own.values(), strict=True)]
     rows = [
         [what, spread([1000 * each / STEPS for each in times]), spread(list(map(truediv, times, whole)))]
@@ -133,16 +136,6 @@ def _where_a_step_goes() -> str:
         f"{len(profiles)}; the profile itself makes each of the {calls:,.0f} calls a step slower."
     )
     return "\n\n".join([head, table(["in", "ms a step", "of all"], rows)])
-
-
-def _place(file: str, function: str) -> str:
-    for what, told in _PLACES.items():
-        names = told.split()
-        files = [each for each in names if each.endswith(".py")]
-        functions = names[len(files) :]
-        if any(file.endswith(f"engines/{each}") for each in files) and (not functions or function in functions):
-            return what
-    return "the rest"
 
 
 # ------------------------------------------------------------------------------------------------------- the works

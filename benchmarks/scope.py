@@ -202,38 +202,46 @@ _STEPS = """
 import torch
 from torch.nn import functional
 from benchmarks.models import MODELS, made
+from skipscope.quantities import QUANTITIES, UPDATES
 from skipscope.torch import Listening
 
 model, x, y = made(list(MODELS)[{{which}}])
 optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-scope = Listening(model)
+scope = Listening(model{more})
 for step in range(3):
     optimizer.zero_grad()
     {listen}
     functional.cross_entropy(model(x), y).backward()
     {take}
-    optimizer.step()
+    {step}
 """
 
 
 def _memory() -> str:
     """Peak memory of a process of three steps, listened to and not."""
-    bare = _STEPS.format(listen="", take="")
-    listened = _STEPS.format(
-        listen="context = scope.on(); context.__enter__()",
-        take="taken = scope.take(); context.__exit__(None, None, None)",
-    )
+    plain = {"more": "", "step": "optimizer.step()"}
+    bare = _STEPS.format(listen="", take="", **plain)
+    heard = {
+        "listen": "context = scope.on(); context.__enter__()",
+        "take": "taken = scope.take(); context.__exit__(None, None, None)",
+    }
+    listened = _STEPS.format(**heard, **plain)
+    updating = "with taken.updating(): optimizer.step()"
+    updated = _STEPS.format(**heard, more=", quantities=QUANTITIES | UPDATES", step=updating)
     rows = []
     for which, name in enumerate(MODELS):
         for what, settings in (("given back at once", _GIVEN_BACK), ("kept by malloc", {})):
-            codes = [code.replace("{which}", str(which)) for code in (listened, bare)]
-            both = [peaks(code, seeds=0, n=5, settings=settings) for code in codes]
-            against = ratios(*both)
-            verdict = Bound(1.05).verdict(statistics.median(against))
-            rows.append([name, what, spread(both[1]), spread(both[0]), spread(against), str(len(against)), verdict])
-    columns = ["model", "what is freed", "MiB, bare", "MiB, listened to", "ratio", "n", "bound"]
+            codes = [code.replace("{which}", str(which)) for code in (bare, listened, updated)]
+            without, *others = (peaks(code, seeds=0, n=5, settings=settings) for code in codes)
+            for way, found, bound in zip((_DEFAULT, "and updates"), others, (Bound(1.05), None), strict=True):
+                against = ratios(found, without)
+                verdict = "" if bound is None else bound.verdict(statistics.median(against))
+                cells = [spread(without), spread(found), spread(against), str(len(against)), verdict]
+                rows.append([name, what, way, *cells])
+    columns = ["model", "what is freed", "way", "MiB, bare", "MiB, listened to", "ratio", "n", "bound"]
     text = (
-        "Peak memory of a process that makes three steps, with all that it imports; default sites. Where freed blocks "
+        "Peak memory of a process that makes three steps, with all that it imports; default sites, and with the opt-in "
+        "update ratio, which copies the weights, beside them. Where freed blocks "
         f"are given back to the system ({', '.join(f'`{name}={value}`' for name, value in _GIVEN_BACK.items())}), it "
         "is what was in use at once; where glibc keeps them, as it does unless told otherwise, it is also what lay "
         "between, which differs from run to run without a probe too."

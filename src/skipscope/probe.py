@@ -31,7 +31,7 @@ from skipscope.errors import InputError, as_list, choose, quoted, require_functi
 from skipscope.losses import Cotangent, cotangent
 from skipscope.moments import Dot, Field, Moments, dot, moments
 from skipscope.protocol import ROLES, Loss, Network, Run, Site
-from skipscope.quantities import QUANTITIES, Profile, Quantity, View
+from skipscope.quantities import QUANTITIES, UPDATE, Profile, Quantity, View
 from skipscope.readings import Readings
 from skipscope.spec import Spec
 
@@ -266,7 +266,7 @@ def require_quantities(quantities: object) -> None:
 
 def _require_quantity(name: str, quantity: Quantity) -> None:
     """Whether a quantity asks for what there is: a role or a sum misspelt would give no reading, and say nothing."""
-    if any(role.endswith("_update") for role in quantity.needs):
+    if any(role.endswith(UPDATE) for role in quantity.needs):
         raise InputError(
             f"quantities[{name!r}] is of an optimizer's step, and a probe makes none: listen to a step with "
             "skipscope.torch.Listening, and make it within `with scope.take().updating():`."

@@ -18,7 +18,7 @@ from skipscope.formulas import End, Profile, Values, View
 from skipscope.moments import Field
 from skipscope.protocol import Site
 
-__all__ = ["LEARNING", "QUANTITIES", "UPDATES", "Profile", "Quantity", "View"]
+__all__ = ["LEARNING", "QUANTITIES", "UPDATE", "UPDATES", "Profile", "Quantity", "View"]
 
 Roles = Mapping[str, tuple[Field, ...]]
 
@@ -390,6 +390,9 @@ LEARNING: dict[str, Quantity] = {
     )
 }
 """What is measured beside them of a network that is being trained: facts that no single batch tells."""
+
+UPDATE = "_update"
+"""What is appended to the role of a weight, for what one step of an optimizer adds to it."""
 
 UPDATES: dict[str, Quantity] = {
     "update_ratio": Quantity(

@@ -131,6 +131,12 @@ class Junctions(Sequence[Junction]):
         return [each.name for each in self.found]
 
     @property
+    def staying(self) -> dict[str, Any]:
+        """What is still added where all shortcuts that can be are taken out, by name and by count: factors of readings."""
+        kept = ", ".join(each.name for each in self.found if not each.removable)
+        return {"kept": kept, "not_understood": len(self.not_understood)}
+
+    @property
     def note(self) -> str:
         """What was found, in a line."""
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())

@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from skipscope.moments import Field
+from skipscope.quantities import UPDATE
 from skipscope.torch.names import apart, clean, free
 from skipscope.torch.sums import Sums, norms_of, sums
 
-__all__ = ["UPDATE", "Held", "Sum", "Update", "parameters_of", "summed", "updates_of", "wanted_of"]
-
-UPDATE = "_update"
-"""What is appended to a parameter's role, of what an optimizer added to it."""
+__all__ = ["Held", "Sum", "Update", "parameters_of", "summed", "updates_of", "wanted_of"]
 
 _WIDE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 

@@ -18,14 +18,14 @@ from torch import nn
 from skipscope.errors import InputError
 from skipscope.moments import Dot, Field, Moments
 from skipscope.probe import Measured, Plan, cell_of
-from skipscope.quantities import Quantity
+from skipscope.quantities import UPDATE, Quantity
 from skipscope.readings import Readings
 from skipscope.torch.bodies import Repeated, body_of
 from skipscope.torch.evaluation import Dots, Roles, evaluated
 from skipscope.torch.layout import Place, Trained, layout
 from skipscope.torch.listening import PUSHED, Listener
 from skipscope.torch.log import Entry, Heard, Product
-from skipscope.torch.parameters import UPDATE, Update, parameters_of, updates_of, wanted_of
+from skipscope.torch.parameters import Update, parameters_of, updates_of, wanted_of
 from skipscope.torch.sums import Sums, dot_of, gathered
 from skipscope.torch.wanted import Wanted, is_default
 

@@ -115,8 +115,8 @@ def sweep(
         progress: called with how many models are measured, and how many there are in all.
 
     Returns:
-        The readings of whole models with the factors `depth` (what the factory was given) and `blocks` (how many the
-        body has).
+        The readings of whole models with the factors `depth` (what the factory was given), `blocks` (how many the
+        body has), and of what stays in a twin `kept` and `not_understood`, as of study `twin`.
 
     Raises:
         InputError: the factory makes no model, a depth, a seed or the batch makes no sense, `sites` has no folder, or
@@ -247,12 +247,10 @@ def _probes(model: nn.Module, cell: _Cell, loss: Loss | None, seed: int) -> Iter
     yield _probed(model, cell, loss, seed, type(model).__name__, {"kept": "", "not_understood": 0})
     if cell.twin:
         found = junctions(model, cell.batch)
-        kept = ", ".join(each.name for each in found if not each.removable)
-        stays = {"kept": kept, "not_understood": len(found.not_understood)}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="shortcut=0 leaves the shortcut")  # the readings say it
             with gains(model, found, shortcut=0):
-                yield _probed(model, cell, loss, seed, f"{type(model).__name__} without shortcuts", stays)
+                yield _probed(model, cell, loss, seed, f"{type(model).__name__} without shortcuts", found.staying)
 
 
 def _probed(

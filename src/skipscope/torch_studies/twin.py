@@ -116,12 +116,7 @@ def twin(
         raise InputError(
             f"model: none of the shortcuts at {', '.join(kept)} can be removed: the branches are broadcast."
         )
-    told = {
-        "study": "twin",
-        "kept": ", ".join(kept),
-        "not_understood": len(found.not_understood),
-        "edit": "" if model.training else "inference",
-    }
+    told = {"study": "twin", **found.staying, "edit": "" if model.training else "inference"}
     how: dict[str, Any] = {"loss": loss, "seed": seed}
     how["sites"] = None if sites is None else [*as_list(sites), *_body(model, held[0], how)]
     parts = [
