@@ -132,7 +132,7 @@ class Junctions(Sequence[Junction]):
 
     @property
     def staying(self) -> dict[str, Any]:
-        """What is still added where all shortcuts that can be are taken out, by name and by count: factors of readings."""
+        """What is still added where all shortcuts that can be are taken out, by name and count: factors of readings."""
         kept = ", ".join(each.name for each in self.found if not each.removable)
         return {"kept": kept, "not_understood": len(self.not_understood)}
 
